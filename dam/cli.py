@@ -1,0 +1,116 @@
+"""The ``dam`` command: finds the verb, and turns every outcome into an exit code and at most one line of error.
+
+0 done, 1 failed, 2 the user's mistake, 130 interrupted. A verb is a line of ``COMMANDS`` and a module of
+``dam.commands`` with ``HELP`` (text) and ``run(arguments) -> exit code``; modules import what is heavy inside ``run``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dam import __version__
+from dam.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb: its name, one line about it, the module behind it."""
+
+    name: str
+    summary: str
+    module: str
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("train", "train, resume, plan (dry_run=true) or sweep (-m): from a config to an AUC report", "train"),
+        Command("data", "`data check`: read a dataset and say what is in it, before anything is trained", "data"),
+        Command("list", "datasets, models, objectives and experiments that can be named in a config", "list"),
+        Command("completion", "completion of verbs and config keys for bash, zsh and fish", "completion"),
+    )
+}
+
+HELP = """\
+dam: deep AUC maximization for medical images, from one config to a report whose every number carries an interval
+
+usage: dam COMMAND [words]        dam COMMAND --help says more
+
+{commands}
+
+  dam --version                   version of dam
+
+first steps:
+  dam train +experiment=quickstart
+  dam data check data=csv data.csv=labels.csv data.root=images
+
+A mistake of yours ends with one sentence and exit code 2; DAM_DEBUG=1 shows the traceback of any error."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        _debug()
+        print(f"dam: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dam: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `dam list models | head`: the reader has had enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - closed by the interpreter, which flushes it
+        return 0
+    except Exception as error:
+        if not _debug():
+            reason = " ".join(str(error).split()) or "no reason given"
+            print(f"dam: failed: {type(error).__name__}: {reason}", file=sys.stderr)
+            print("set DAM_DEBUG=1 for the traceback", file=sys.stderr)
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        lines = (f"  {command.name:<{width}}   {command.summary}" for command in COMMANDS.values())
+        print(HELP.format(commands="\n".join(lines)))
+        return 0
+    if words[0] in ("--version", "-V"):
+        print(f"dam {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name == "__complete":
+        from dam.commands.completion import answer
+
+        return answer(rest)
+    if name not in COMMANDS:
+        raise UserError(_unknown(name))
+    module = importlib.import_module(f"dam.commands.{COMMANDS[name].module}")
+    if {"-h", "--help"} & set(rest):
+        print(module.HELP.strip())
+        return 0
+    code: int = module.run(rest)
+    return code
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    if near:
+        return f"there is no command '{name}'; did you mean `dam {near[0]}`?"
+    if "=" in name:
+        return f"'{name}' is no command; to train with it: dam train {name}"
+    return f"there is no command '{name}'; `dam --help` lists them: {', '.join(COMMANDS)}"
+
+
+def _debug() -> bool:
+    if os.environ.get("DAM_DEBUG", "") in ("", "0"):
+        return False
+    traceback.print_exc()
+    return True

@@ -1,0 +1,1 @@
+"""The verbs of ``dam``, one file each: parse, call, print."""

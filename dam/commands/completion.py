@@ -1,0 +1,123 @@
+"""``dam completion``: shell completion of verbs, groups, keys and their words, from the schema alone."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from dam.config_files import LAYERS, choices, group_of, mounts
+from dam.errors import UserError
+from dam.schema import all_keys, literals, options
+
+HELP = """
+usage: dam completion bash|zsh|fish
+
+Prints a script that completes verbs, config keys and choices.
+
+examples:
+  eval "$(dam completion bash)"                            in ~/.bashrc; zsh the same in ~/.zshrc
+  dam completion fish > ~/.config/fish/completions/dam.fish
+"""
+
+# COMP_WORDBREAKS cuts words at '=': the line itself is completed and what stands before the cut is taken off again.
+_BASH = r"""
+_dam() {
+    local line="${COMP_LINE:0:COMP_POINT}" word head
+    word="${line##*[[:space:]]}"
+    head=""
+    if [[ "$COMP_WORDBREAKS" == *=* && "$word" == *=* ]]; then head="${word%=*}="; fi
+    local IFS=$'\n'
+    COMPREPLY=($(dam __complete "$line" 2>/dev/null))
+    COMPREPLY=("${COMPREPLY[@]#"$head"}")
+    if [[ ${#COMPREPLY[@]} -ge 1 && "${COMPREPLY[0]}" == *[=.] ]]; then compopt -o nospace; fi
+}
+complete -F _dam dam
+"""
+_ZSH = r"""
+_dam() {
+    local -a found
+    found=("${(@f)$(dam __complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
+    compadd -Q -S '' -- $found
+}
+compdef _dam dam
+"""
+_FISH = """
+complete -c dam -f -a '(dam __complete (commandline -cp) 2>/dev/null)'
+"""
+_SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
+
+
+def run(arguments: list[str]) -> int:
+    """Print the script of one shell."""
+    if len(arguments) != 1 or arguments[0] not in _SCRIPTS:
+        raise UserError("`dam completion` takes one of bash, zsh, fish; see `dam completion --help`")
+    print(_SCRIPTS[arguments[0]].strip())
+    return 0
+
+
+def answer(arguments: list[str]) -> int:
+    """``dam __complete LINE``: the words that may stand at the end of this line, one a line."""
+    for word in complete(" ".join(arguments)):
+        print(word)
+    return 0
+
+
+def complete(line: str) -> list[str]:
+    """Completions of the last word of a command line up to the cursor."""
+    words = line.split()
+    last = "" if line[-1:].isspace() or not words else words.pop()
+    before = words[1:]
+    if not before:
+        from dam.cli import COMMANDS
+
+        pool = [*COMMANDS, "--help", "--version"]
+    elif before[0] == "list":
+        pool = ["datasets", "models", "objectives", "experiments"]
+    elif before[0] == "completion":
+        pool = list(_SCRIPTS)
+    elif before == ["data"]:
+        pool = ["check"]
+    elif before[0] in ("train", "data"):
+        return _config_words(last)
+    else:
+        pool = []
+    return [word for word in pool if word.startswith(last)]
+
+
+def _config_words(last: str) -> list[str]:
+    mark = "++" if last.startswith("++") else "+" if last.startswith("+") else ""
+    key, equals, begun = last[len(mark) :].partition("=")
+    if not equals:
+        keys = [*mounts(), *LAYERS, *all_keys(), "resume", "hydra/launcher", "hydra/sweeper"]
+        # Deep keys come one level at a time, as folders do.
+        depth = key.count(".")
+        found = {_level(name, depth) for name in keys if name.startswith(key) and not name.endswith(".name")}
+        found |= {"model.name="} if "model.name".startswith(key) and depth else set()
+        return sorted(mark + word for word in found)
+    *done, part = begun.split(",")
+    stem = mark + key + "=" + "".join(f"{word}," for word in done)
+    return [stem + word for word in _values(key) if word.startswith(part)]
+
+
+def _level(name: str, depth: int) -> str:
+    parts = name.split(".")
+    if len(parts) > depth + 1:
+        return ".".join(parts[: depth + 1]) + "."
+    return name + "="
+
+
+def _values(key: str) -> list[str]:
+    group = group_of(key)
+    if group is not None:
+        return list(choices(group))
+    if key == "hydra/launcher":
+        return ["basic", "joblib", "submitit_local", "submitit_slurm"]
+    if key == "hydra/sweeper":
+        return ["basic", "optuna"]
+    hint: Any = all_keys().get(key, (None, ()))[0]
+    if hint is None:
+        table = key.rpartition(".")[0]
+        hint = next((typing.get_args(option)[-1] for option in options(all_keys().get(table, (None,))[0])
+                     if typing.get_origin(option) is dict), None)  # fmt: skip
+    null = ["null"] if type(None) in options(hint) else []
+    return literals(hint) + null

@@ -1,0 +1,105 @@
+"""``dam train``: one run, a resumed run, the composed config, or a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dam.config_files import GROUPS, LAYERS, choices
+from dam.errors import UserError
+
+HELP = """
+usage: dam train [+experiment=NAME] [group=choice] [key=value] ...
+       dam train resume=RUN [device=... workers=... tracking.* checkpoint.* auc.epochs=...]
+       dam train -m ...           one run for each combination of comma-separated values
+       dam train --cfg job ...    print the composed config and stop
+
+Trains the two stages (a warm start on all labels, then one AUC model a disease), writes predictions and a report.
+
+examples:
+  dam train +experiment=quickstart
+  dam train +experiment=chexpert_densenet121 data.root=/data/CheXpert-v1.0-small auc.optimizer.gamma=0.00125
+
+more:
+  dam train +experiment=quickstart dry_run=true          check everything, train nothing
+  dam train data=csv data.csv=labels.csv data.root=images 'data.labels=[Edema]' model=densenet121
+  dam train auc.loss.inner=batch auc.optimizer=adamw     another optimizer for the AUC stage
+  dam train -m +experiment=quickstart auc.loss.margin=0.3,1.0
+  dam train -m +experiment=quickstart +sweep=margin hydra/launcher=joblib hydra.launcher.n_jobs=2
+  dam train resume=outputs/quickstart/2026-01-31_12-00-00
+
+choices:
+{choices}
+
+Within a stage: auc.loss, auc.optimizer, auc.schedule, auc.sampler (also warm_start. and control.).
+A choice of yours in a group replaces what the experiment set inside that group.
+Every key: `dam train --cfg job`; completion: `dam completion bash`.
+Exit codes: 0 done, 1 failed, 2 your mistake (one sentence), 130 interrupted and saved.
+""".replace("{choices}", "\n".join(f"  {group:<11} {', '.join(choices(group))}" for group in (*LAYERS, *GROUPS)))
+
+
+def run(arguments: list[str]) -> int:
+    """Train as the words say; returns the exit code."""
+    words, options = _options(arguments)
+    runs = [word.partition("=")[2] for word in words if word.startswith("resume=")]
+    words = [word for word in words if not word.startswith("resume=")]
+    if runs:
+        if options:
+            raise UserError(f"resume= goes on with one run and takes no {' '.join(options)}")
+        return _resume(runs, words, arguments)
+    if "--cfg" in options:
+        if "-m" in options:
+            raise UserError("--cfg prints one config: leave out -m and give each key one value")
+        return _print_config(words)
+    if "-m" in options:
+        from dam.sweep import run_sweep
+
+        return run_sweep(words)
+    from dam.compose import compose
+
+    config = compose(words)
+    from dam.training.run import start
+
+    result = start(config, ["dam", "train", *arguments])
+    print(result.table)
+    return result.exit_code
+
+
+def _options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split ``-m`` and ``--cfg job`` from the overrides."""
+    words, options = [], []
+    rest = iter(arguments)
+    for word in rest:
+        if word in ("-m", "--multirun"):
+            options.append("-m")
+        elif word in ("-c", "--cfg") or word.startswith("--cfg="):
+            kind = word.partition("=")[2] or next(rest, "")
+            if kind != "job":
+                raise UserError(f"--cfg {kind}: only `--cfg job` is offered, the config of the run")
+            options.append("--cfg")
+        else:
+            words.append(word)
+    return words, options
+
+
+def _print_config(words: list[str]) -> int:
+    from dam.compose import compose, to_yaml
+
+    print(to_yaml(compose(words)), end="")
+    return 0
+
+
+def _resume(runs: list[str], words: list[str], arguments: list[str]) -> int:
+    folder = Path(runs[-1].strip("'\"")).expanduser()
+    if not runs[-1] or not folder.is_dir():
+        raise UserError(f"resume={runs[-1]}: there is no such directory; give a run, such as outputs/NAME/DATE_TIME")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"resume={runs[-1]} is no run: it holds no config.yaml; give outputs/NAME/DATE_TIME")
+    from dam.compose import from_yaml, resume_changes
+
+    config_file = folder / "config.yaml"
+    resume_changes(from_yaml(config_file.read_text(encoding="utf-8"), str(config_file)), words)
+    from dam.training.run import resume
+
+    result = resume(folder, words, ["dam", "train", *arguments])
+    print(result.table)
+    return result.exit_code

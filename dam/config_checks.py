@@ -1,0 +1,211 @@
+"""Checks that cross fields: combinations that make no sense, named before anything is read or trained.
+
+Types and ranges of single keys are ``dam.schema``'s. Every check is a generator of faults over a typed ``Config``;
+what needs the data (labels that exist, counts) is checked where the data is. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from dam.config import (
+    AdamConfig,
+    AUCSquareConfig,
+    ChexpertConfig,
+    Config,
+    CsvConfig,
+    DataConfig,
+    ImbalancedConfig,
+    ObjectiveConfig,
+    PESGConfig,
+    SGDConfig,
+    StageConfig,
+    StepScheduleConfig,
+    TwoClassConfig,
+)
+from dam.schema import Fault
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+def cross_faults(cfg: Config) -> list[Fault]:
+    """Every combination in ``cfg`` that makes no sense, each a sentence with the way out."""
+    faults = [*_run(cfg), *_stages(cfg), *_data(cfg.data), *_labels(cfg), *_model(cfg)]
+    objectives = (("warm_start", cfg.warm_start), ("auc", cfg.auc), ("control", cfg.control))
+    for path, objective in objectives:
+        if objective is not None:
+            faults += [*_loss(path, objective, cfg), *_form(path, objective), *_schedule(path, objective)]
+    for path, stage in objectives[:2]:
+        if isinstance(stage, StageConfig):
+            faults += _duration(path, stage)
+    return faults
+
+
+def _run(cfg: Config) -> Iterator[Fault]:
+    if not _NAME.fullmatch(cfg.name):
+        yield Fault("name", f"name='{cfg.name}' names a folder: letters, digits, '_', '-' and '.' only")
+    if not _DEVICE.fullmatch(cfg.device):
+        yield Fault("device", f"device={cfg.device} is none of auto, cpu, cuda, cuda:N, mps")
+    if cfg.batch_size % cfg.accumulate:
+        yield Fault("accumulate", f"accumulate={cfg.accumulate} must divide batch_size={cfg.batch_size}: "
+                    "batch_size is the effective batch, computed in that many equal parts")  # fmt: skip
+    if cfg.precision == "fp16" and cfg.device in ("cpu", "mps"):
+        yield Fault("precision", f"precision=fp16 needs a CUDA device, device={cfg.device} has none; use bf16 or fp32")
+
+
+def _stages(cfg: Config) -> Iterator[Fault]:
+    warm, auc, control = cfg.warm_start, cfg.auc, cfg.control
+    if warm is None and auc is None:
+        yield Fault("auc", "auc=none and warm_start=none leave nothing to train; choose one, such as auc=auc_margin")
+    if warm is not None and warm.run is not None and auc is None:
+        yield Fault("warm_start.run", "warm_start.run takes over a finished warm start and auc=none leaves nothing "
+                    "to train after it; choose auc=auc_margin")  # fmt: skip
+    if warm is not None and warm.optimizer.lr == "probe":
+        yield Fault("warm_start.optimizer.lr", "warm_start.optimizer.lr=probe is not offered: the probe starts from "
+                    "a warm start; give a number, such as 1e-4")  # fmt: skip
+    if control is None:
+        return
+    if auc is None:
+        yield Fault("control", "control stands beside the second part, and auc=none leaves that out; add control=none")
+    elif control.loss.name == auc.loss.name:
+        yield Fault("control", f"control={control.loss.name} would be the same models as auc={auc.loss.name}; "
+                    "add control=none")  # fmt: skip
+    if isinstance(control.loss, AUCSquareConfig):
+        yield Fault("control.loss", f"control.loss={control.loss.name} is no control: it is what AUC training is "
+                    "compared with, so choose ce or focal")  # fmt: skip
+
+
+def _duration(path: str, stage: StageConfig) -> Iterator[Fault]:
+    if (stage.epochs is None) == (stage.steps is None):
+        given = "neither is" if stage.epochs is None else "both are"
+        yield Fault(f"{path}.epochs", f"{path}.epochs and {path}.steps: exactly one gives the length, {given} set; "
+                    f"for a length in steps write {path}.steps=N {path}.epochs=null")  # fmt: skip
+
+
+def _loss(path: str, objective: ObjectiveConfig, cfg: Config) -> Iterator[Fault]:
+    loss, optimizer = objective.loss, objective.optimizer
+    pesg = isinstance(optimizer, PESGConfig)
+    if not isinstance(loss, AUCSquareConfig):
+        if pesg:
+            yield Fault(f"{path}.optimizer", f"{path}.optimizer=pesg solves the min-max of an AUC loss, "
+                        f"{path}.loss={loss.name} has none; choose adam, adamw or sgd")  # fmt: skip
+        return
+    if loss.inner == "learned" and not pesg:
+        yield Fault(f"{path}.optimizer", f"{path}.optimizer={optimizer.name} cannot minimize a min-max objective; use "
+                    f"{path}.optimizer=pesg, or the direct form with {path}.loss.inner=batch")  # fmt: skip
+    if loss.inner == "batch":
+        yield from _direct_form(path, objective, cfg, pesg)
+    if loss.score in ("bsn", "bsn_sqrt") and cfg.accumulate > 1:
+        yield Fault("accumulate", f"accumulate={cfg.accumulate} with {path}.loss.score={loss.score}: the norm of the "
+                    "batch cannot be taken in parts; use accumulate=1 or score=sigmoid")  # fmt: skip
+    if loss.init == "closed_form" and loss.inner == "batch":
+        yield Fault(f"{path}.loss.init", f"{path}.loss.init=closed_form sets a, b and alpha, which inner=batch has not "
+                    "(they are at their optimum in every batch); use init=zeros")  # fmt: skip
+
+
+def _direct_form(path: str, objective: ObjectiveConfig, cfg: Config, pesg: bool) -> Iterator[Fault]:
+    if pesg:
+        yield Fault(f"{path}.optimizer", f"{path}.loss.inner=batch leaves PESG no inner problem to solve; choose "
+                    f"{path}.optimizer=adamw, adam or sgd")  # fmt: skip
+    if cfg.accumulate > 1:
+        yield Fault("accumulate", f"accumulate={cfg.accumulate} with {path}.loss.inner=batch: the class means of the "
+                    "batch cannot be taken in parts; use accumulate=1 or inner=learned")  # fmt: skip
+    joint = path == "warm_start" or (cfg.auc is not None and cfg.auc.heads == "joint")
+    if not isinstance(objective.sampler, TwoClassConfig) and not joint:
+        yield Fault(f"{path}.sampler", f"{path}.loss.inner=batch needs both classes in every batch; choose "
+                    f"{path}.sampler=two_class")  # fmt: skip
+
+
+def _form(path: str, objective: ObjectiveConfig) -> Iterator[Fault]:
+    """The rule of prior and sampler: eq. (8) with the training prior holds for batches at the natural rate only."""
+    loss, sampler, key = objective.loss, objective.sampler, f"{path}.loss.prior"
+    if not isinstance(loss, AUCSquareConfig):
+        return
+    if loss.inner == "batch" and loss.form == "prior":
+        yield Fault(f"{path}.loss.form", f"{path}.loss.form=prior has no direct form: with inner=batch use form=auto")
+    number = loss.prior if isinstance(loss.prior, float) else None
+    if number is not None and (loss.inner == "batch" or loss.form == "class_mean"):
+        unused = "inner=batch" if loss.inner == "batch" else "form=class_mean"
+        yield Fault(key, f"{key}={number:g} is not used with {unused}; use prior=batch")
+    elif loss.form != "class_mean" and loss.inner == "learned" and isinstance(sampler, TwoClassConfig):
+        rate = sampler.sampling_rate
+        if loss.form == "prior" and loss.prior == "train":
+            yield Fault(key, f"{key}=train contradicts {path}.sampler=two_class, whose batches hold {rate:g} positives "
+                        "and not the training share: use prior=batch, form=class_mean, or sampler=shuffle")  # fmt: skip
+        elif number is not None and abs(number - rate) > 1e-9:
+            yield Fault(key, f"{key}={number:g} contradicts {path}.sampler.sampling_rate={rate:g}: batches must be "
+                        "drawn at the prior; make them equal or use prior=batch")  # fmt: skip
+
+
+def _schedule(path: str, objective: ObjectiveConfig) -> Iterator[Fault]:
+    schedule, key = objective.schedule, f"{path}.schedule"
+    if schedule.unit == "fraction" and schedule.warmup >= 1:
+        yield Fault(f"{key}.warmup", f"{key}.warmup={schedule.warmup:g} is a fraction of the stage: below 1")
+    if isinstance(schedule, StepScheduleConfig):
+        if sorted(set(schedule.at)) != schedule.at:
+            yield Fault(f"{key}.at", f"{key}.at must rise, got {schedule.at}")
+        if schedule.unit == "fraction" and any(at >= 1 for at in schedule.at):
+            yield Fault(f"{key}.at", f"{key}.at={schedule.at} are fractions of the stage: each below 1")
+    optimizer = objective.optimizer
+    if isinstance(optimizer, AdamConfig) and len(optimizer.betas) != 2:
+        yield Fault(f"{path}.optimizer.betas", f"{path}.optimizer.betas holds two numbers, got {optimizer.betas}")
+    if isinstance(optimizer, SGDConfig) and optimizer.nesterov and optimizer.momentum == 0:
+        yield Fault(f"{path}.optimizer.nesterov", f"{path}.optimizer.nesterov=true needs a momentum above 0")
+
+
+def _data(data: DataConfig) -> Iterator[Fault]:
+    where = data.root
+    if isinstance(data, CsvConfig):
+        where = data.root or data.csv
+    if where is None and data.name != "phantom":
+        also = " or data.csv=FILE" if isinstance(data, CsvConfig) else ""
+        yield Fault("data.root", f"data.root is not set: say where {data.name} is, data.root=FOLDER{also}")
+    if data.imratio is not None and isinstance(data, ChexpertConfig):
+        yield Fault("data.imratio", f"data.imratio={data.imratio:g} removes positives of one label; data={data.name} "
+                    "has several and is not thinned; use data=csv or data=cifar10")  # fmt: skip
+    if data.val_fraction + data.test_fraction >= 1:
+        yield Fault("data.val_fraction", f"data.val_fraction={data.val_fraction:g} and data.test_fraction="
+                    f"{data.test_fraction:g} leave nothing to train on")  # fmt: skip
+    for name, bounds in data.smooth.items():
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+            yield Fault(f"data.smooth.{name}", f"data.smooth.{name}={bounds} is no range: [low, high] with "
+                        "0 <= low <= high <= 1")  # fmt: skip
+    smoothed = [name for name, policy in data.uncertain.items() if policy == "smooth"]
+    for name in smoothed:
+        if name not in data.smooth and "default" not in data.smooth:
+            yield Fault("data.smooth", f"data.uncertain.{name}=smooth needs its range: data.smooth.{name}=[0.55,0.85]")
+    if isinstance(data, ImbalancedConfig) and len(data.labels) > 1:
+        yield Fault("data.labels", f"data.labels={data.labels}: {data.name} has one label, upper classes against lower")
+
+
+def _labels(cfg: Config) -> Iterator[Fault]:
+    labels = cfg.data.labels
+    for key, names in (("data.labels", labels), ("auc.labels", cfg.auc.labels if cfg.auc else [])):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            yield Fault(key, f"{key} names {', '.join(twice)} twice")
+    if cfg.auc is not None and labels:
+        unknown = [name for name in cfg.auc.labels if name not in labels]
+        if unknown:
+            yield Fault("auc.labels", f"auc.labels: {', '.join(unknown)} not among data.labels={labels}")
+    several = len(labels) > 1
+    if cfg.warm_start is not None and several and isinstance(cfg.warm_start.sampler, TwoClassConfig):
+        yield Fault("warm_start.sampler", "warm_start.sampler=two_class balances one label, the warm start has "
+                    f"{len(labels)}; use warm_start.sampler=shuffle")  # fmt: skip
+    if cfg.auc is None or cfg.auc.heads != "joint":
+        return
+    trained = len(cfg.auc.labels) or len(labels)
+    for path, objective in (("auc", cfg.auc), ("control", cfg.control)):
+        if objective is not None and trained > 1 and isinstance(objective.sampler, TwoClassConfig):
+            yield Fault(f"{path}.sampler", f"{path}.sampler=two_class balances one label, auc.heads=joint trains "
+                        f"{trained} at once; use {path}.sampler=shuffle or auc.heads=per_disease")  # fmt: skip
+
+
+def _model(cfg: Config) -> Iterator[Fault]:
+    mean, std = cfg.model.mean, cfg.model.std
+    if (mean is None) != (std is None):
+        yield Fault("model.mean", "model.mean and model.std go together: set both or neither")
+    elif mean is not None and std is not None and (len(mean) != len(std) or len(mean) not in (1, 3)):
+        yield Fault("model.mean", f"model.mean={mean} and model.std={std} need one number each, or three for colour")

@@ -1,0 +1,81 @@
+"""Every dataset is a table of images: read it, resolve its labels, split it by patient, check it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dam.config import DataConfig
+    from dam.data.table import ImageTable
+
+__all__ = ["fingerprint", "load_table"]
+
+
+def load_table(cfg: DataConfig) -> ImageTable:
+    """The checked table of the dataset ``cfg.name``, ready for training; no image is decoded.
+
+    Read what is on disk, keep the wanted views, check rows and files, make training imbalanced (``data.imratio``),
+    cut missing splits by patient, upsample, resolve uncertain and blank labels, check splits and classes. The table's
+    notes tell what each step did. A function of the files and ``cfg`` only. Raises ``UserError``.
+    """
+    from dam.config import ChexpertConfig
+    from dam.data.datasets import DATASETS
+    from dam.data.labels import apply_policies, hard_targets
+    from dam.data.splits import assign_splits, imbalance
+    from dam.data.steps import drop_unknown, keep_views, upsample
+    from dam.data.table import check, check_rows
+    from dam.errors import UserError
+
+    if cfg.name not in DATASETS:
+        raise UserError(f"There is no dataset {cfg.name!r}; there are {', '.join(DATASETS)}.")
+    table = DATASETS[cfg.name].read(cfg)
+    if isinstance(cfg, ChexpertConfig):
+        table = keep_views(table, cfg.views)  # first: the files of other views need not be there
+    table = check_rows(table, on_missing=cfg.on_bad_image)
+    if cfg.imratio is not None:
+        table = imbalance(table, cfg.imratio, cfg.split_seed)
+    table = assign_splits(table, hard_targets(table, cfg), cfg.val_fraction, cfg.test_fraction, cfg.split_seed)
+    if isinstance(cfg, ChexpertConfig):
+        table = upsample(table, cfg.upsample)
+    table = drop_unknown(apply_policies(table, cfg))
+    return check(table, cfg.leakage)
+
+
+def fingerprint(table: ImageTable) -> dict[str, Any]:
+    """What identifies a table, for data.json: sha256 of its image list (with splits) and of its labels, the counts
+    and imratio of every split and label, rows, patients and studies a split, and the notes. JSON types only."""
+    import hashlib
+
+    from dam.data.table import SPLITS
+
+    frame = table.frame
+    images = hashlib.sha256("\n".join(frame["image"] + "\t" + frame["split"]).encode()).hexdigest()
+    digest = hashlib.sha256("\t".join(table.labels).encode())
+    digest.update(frame[list(table.labels)].to_numpy(dtype="<f4").tobytes())
+    counts = table.counts()
+    records = [
+        {**row, "imratio": None if row["imratio"] != row["imratio"] else row["imratio"]}
+        for row in counts.to_dict("records")
+    ]
+    imratio: dict[str, dict[str, float | None]] = {}
+    for row in records:
+        imratio.setdefault(str(row["split"]), {})[str(row["label"])] = row["imratio"]
+    sizes = {}
+    for split in SPLITS:
+        part = frame.iloc[table.split(split)]
+        sizes[split] = {
+            "images": len(part),
+            "patients": int(part["patient"].nunique()),
+            "studies": int(part["study"].nunique()),
+        }
+    return {
+        "dataset": table.name,
+        "root": str(table.root),
+        "labels": list(table.labels),
+        "images_sha256": images,
+        "labels_sha256": digest.hexdigest(),
+        "sizes": sizes,
+        "counts": records,
+        "imratio": imratio,
+        "notes": list(table.notes),
+    }

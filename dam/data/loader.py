@@ -1,0 +1,136 @@
+"""From planned draws to batches of tensors, by threads that read the store and augment ahead of the consumer.
+
+Threads, not processes: reading, warping and copying release the interpreter lock, an epoch starts at once, nothing is
+forked beside a GPU and nothing is pickled. A batch is cut into slices so that all threads work on the batch that is
+needed next. Content and order do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dam.data.augment import Augment
+from dam.data.sampling import Draw
+from dam.data.store import ImageStore
+from dam.errors import UserError
+
+PREFETCH = 3  # batches under way or ready, beside the one the consumer holds
+_SMALLEST_SLICE = 4  # images; less work than this is not worth handing over
+
+
+class Batch(NamedTuple):
+    """``images`` uint8 (B, S, S, C); ``targets`` float32 (B, K), NaN unknown; ``rows`` int64 (B,) of the stage."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    rows: np.ndarray
+
+
+class Loader:
+    """Batches of one stage's rows.
+
+    ``store_rows`` (n,) says where in the store each of the stage's rows is, ``targets`` (n, K) its labels, and
+    ``table_rows`` (n,) its number in the table, the index of its augmentation. ``augment=None`` gives images as
+    stored. ``workers=0`` prepares each batch when it is asked for, in the caller's thread. ``pin`` puts batches into
+    pinned memory for asynchronous copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        store_rows: np.ndarray,
+        targets: np.ndarray,
+        augment: Augment | None,
+        table_rows: np.ndarray,
+        workers: int,
+        pin: bool = False,
+    ) -> None:
+        self._store = store
+        self._store_rows = np.asarray(store_rows, np.int64)
+        self._targets = np.ascontiguousarray(targets, np.float32)
+        self._augment = None if augment is None or augment.is_identity else augment
+        self._table_rows = np.asarray(table_rows, np.int64)
+        self._workers = workers
+        self._pin = pin
+        if not len(self._store_rows) == len(self._targets) == len(self._table_rows):
+            raise ValueError("store_rows, targets and table_rows must have one entry a row of the stage")
+
+    def batches(self, draws: Sequence[Draw]) -> Iterator[Batch]:
+        """The batches of ``draws``, in that order. Closing the iterator stops all work.
+
+        An error of a thread is raised here when its batch is due: ``UserError`` stays one, others become
+        ``RuntimeError``; both name the image.
+        """
+        return self._ahead(draws) if self._workers > 0 else self._inline(draws)
+
+    def _inline(self, draws: Sequence[Draw]) -> Iterator[Batch]:
+        go_on = threading.Event()
+        for draw in draws:
+            batch = self._allocate(draw)
+            self._fill(batch, draw, slice(0, len(draw.rows)), go_on)
+            yield batch
+
+    def _ahead(self, draws: Sequence[Draw]) -> Iterator[Batch]:
+        stop = threading.Event()
+        ready: deque[tuple[Batch, list[Future[None]]]] = deque()
+        waiting = iter(draws)
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="dam-loader")
+        try:
+            while True:
+                while len(ready) <= PREFETCH and (draw := next(waiting, None)) is not None:
+                    batch = self._allocate(draw)
+                    parts = _slices(len(draw.rows), self._workers)
+                    ready.append((batch, [pool.submit(self._fill, batch, draw, part, stop) for part in parts]))
+                if not ready:
+                    return
+                batch, work = ready.popleft()
+                for future in work:
+                    future.result()
+                yield batch
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _allocate(self, draw: Draw) -> Batch:
+        store = self._store
+        shape = (len(draw.rows), store.size, store.size, store.channels)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin)
+        targets = torch.from_numpy(self._targets[draw.rows])
+        return Batch(images, targets.pin_memory() if self._pin else targets, draw.rows)
+
+    def _fill(self, batch: Batch, draw: Draw, part: slice, stop: threading.Event) -> None:
+        if stop.is_set():
+            return
+        images, rows = batch.images.numpy()[part], draw.rows[part]
+        stored = self._store_rows[rows]
+        try:
+            self._store.take(stored, images)
+        except OSError as error:
+            raise RuntimeError(f"cannot read {self._name(int(rows[0]))} or one near it: {error}") from error
+        if self._augment is None:
+            return
+        for i, (row, number) in enumerate(zip(rows.tolist(), draw.passes[part].tolist(), strict=True)):
+            if stop.is_set():
+                return
+            try:
+                images[i] = self._augment(images[i], int(self._table_rows[row]), number)
+            except UserError as error:
+                raise UserError(f"{self._name(row)}: {error}") from error
+            except Exception as error:  # whatever a transform raises, it belongs to this image
+                reason = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"augmentation failed on {self._name(row)}: {reason}") from error
+
+    def _name(self, row: int) -> str:
+        return f"image {self._store.locators[int(self._store_rows[row])]} (data row {int(self._table_rows[row]) + 1})"
+
+
+def _slices(length: int, workers: int) -> list[slice]:
+    step = max(_SMALLEST_SLICE, -(-length // workers))
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]

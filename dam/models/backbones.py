@@ -1,0 +1,192 @@
+"""Any timm network with a head of our own: creation, input normalization, head replacement, parameter groups.
+
+timm is imported inside functions: it takes seconds, and a name can be checked only with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dam.config import ModelConfig
+from dam.errors import UserError
+from dam.models.weights import load_file
+
+# Channel means and standard deviations of ImageNet, timm's usual input statistics.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def check_name(name: str) -> None:
+    """Raise ``UserError`` with the nearest names if timm (with our own networks) does not know ``name``."""
+    timm = _timm()
+    architecture = name.split(".", maxsplit=1)[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UserError(f"model.name={name}: timm has no such model{hint}. `dam list models` shows all")
+    if "." in name and name not in timm.list_pretrained(f"{architecture}.*"):
+        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
+        raise UserError(f"model.name={name}: no such pretrained tag of {architecture}; known: {tags}")
+
+
+def build_model(cfg: ModelConfig, outputs: int, in_chans: int, image_size: int, seed: int) -> nn.Module:
+    """A network of ``outputs`` logits for images (N, in_chans, image_size, image_size).
+
+    The backbone is created without a head and the head drawn by ``reset_classifier``: ``create_model`` would draw
+    EfficientNet's with a standard deviation (.58) that saturates a sigmoid. Initial values are a function of ``seed``.
+    Weights come from timm (``weights=timm``), from a local file, or are drawn. Raises ``UserError``.
+    """
+    check_name(cfg.name)
+    timm = _timm()
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
+    if cfg.drop_rate:
+        options["drop_rate"] = cfg.drop_rate
+    if cfg.drop_path_rate:
+        options["drop_path_rate"] = cfg.drop_path_rate
+    pretrained_cfg = timm.get_pretrained_cfg(cfg.name)
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+        options["img_size"] = image_size
+    with seeded(seed):
+        try:
+            model: nn.Module = timm.create_model(cfg.name, pretrained=cfg.weights == "timm", **options)
+        except TypeError as error:
+            raise UserError(
+                f"model.name={cfg.name} does not take these settings ({error}); set them back to 0"
+            ) from error
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"model.name={cfg.name} does not fit image_size={image_size}: {error}") from error
+        except (OSError, RuntimeError, ImportError) as error:
+            raise UserError(
+                f"the pretrained weights of {cfg.name} could not be fetched ({_first_line(error)}); go on without them "
+                "by model.weights=null, or give a local file by model.weights=PATH"
+            ) from error
+    if cfg.weights not in (None, "timm"):
+        load_file(model, cfg.weights, in_chans)
+    redraw_head(model, outputs, seed)
+    return model
+
+
+def redraw_head(model: nn.Module, outputs: int, seed: int) -> None:
+    """Give ``model`` a new head of ``outputs`` logits, drawn from ``seed``; no other tensor changes."""
+    with seeded(seed + 1):
+        model.reset_classifier(outputs)  # type: ignore[operator]
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the head's parameters, as in ``model.named_parameters()``; several heads if the network has them."""
+    heads = model.get_classifier()  # type: ignore[operator]
+    heads = heads if isinstance(heads, (tuple, list)) else (heads,)
+    owned = {id(p) for head in heads for p in head.parameters()}
+    return [name for name, p in model.named_parameters() if id(p) in owned]
+
+
+def keep_head(model: nn.Module, state: dict[str, Tensor], rows: list[int]) -> None:
+    """Copy the rows ``rows`` (labels) of the head in ``state`` into the head of ``model`` (len(rows) outputs)."""
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in head_names(model):
+            source = state[name]
+            # Weight (K, features) and bias (K,) are cut by label; anything else of a head is shared by the labels.
+            own[name].copy_(source[rows] if source.shape != own[name].shape else source)
+
+
+def input_statistics(cfg: ModelConfig, in_chans: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation a channel, for pixels in [0, 1]: the config's, else the network's own.
+
+    One channel takes the mean over the network's three, to go with first-layer weights summed over channels.
+    """
+    if cfg.mean is not None and cfg.std is not None:
+        mean, std = list(cfg.mean), [float(s) for s in cfg.std]
+        if len(mean) not in (1, in_chans) or len(std) != len(mean):
+            raise UserError(
+                f"model.mean and model.std need 1 or {in_chans} values each, not {len(mean)} and {len(std)}"
+            )
+        return (mean * in_chans)[:in_chans], (std * in_chans)[:in_chans]
+    pretrained_cfg = _timm().get_pretrained_cfg(cfg.name)
+    mean3, std3 = (pretrained_cfg.mean, pretrained_cfg.std) if pretrained_cfg is not None else _IMAGENET
+    if in_chans == len(mean3):
+        return list(mean3), list(std3)
+    return [sum(mean3) / len(mean3)] * in_chans, [sum(std3) / len(std3)] * in_chans
+
+
+class InputNormalization(nn.Module):
+    """uint8 images (N, H, W, C) to normalized float images (N, C, H, W); the view is channels_last already."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        # On uint8 values, so that one pass normalizes: (x / 255 - mean) / std.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
+def parameter_groups(model: nn.Module, lr: float, cfg: ModelConfig) -> tuple[list[dict[str, Any]], list[str]]:
+    """Optimizer groups by ``model.freeze`` and ``model.lr_scale``, and a line a pattern that says what it took.
+
+    Patterns are regular expressions searched in parameter names; the first that matches wins. Frozen parameters get
+    ``requires_grad=False`` and are in no group. Raises ``UserError`` for a pattern that matches nothing.
+    """
+    taken: dict[str, list[tuple[str, nn.Parameter]]] = {p: [] for p in [*cfg.freeze, *cfg.lr_scale, ""]}
+    patterns = [(p, _regex(p)) for p in [*cfg.freeze, *cfg.lr_scale]]
+    for name, parameter in model.named_parameters():
+        first = next((p for p, regex in patterns if regex.search(name)), "")
+        parameter.requires_grad_(first not in cfg.freeze)
+        taken[first].append((name, parameter))
+    lines, groups = [], []
+    for pattern, members in taken.items():
+        if pattern and not members:
+            sample = ", ".join(name for name, _ in list(model.named_parameters())[:4])
+            raise UserError(f"the pattern {pattern!r} of model.freeze/lr_scale matches no parameter (such as {sample})")
+        scale = cfg.lr_scale.get(pattern, 1.0)
+        frozen = pattern in cfg.freeze
+        if pattern:
+            lines.append(f"{pattern!r}: {len(members)} tensors {'frozen' if frozen else f'at {scale:g} x lr'}")
+        if members and not frozen:
+            groups.append({"params": [p for _, p in members], "lr": lr * scale, "initial_lr": lr * scale})
+    if not groups:
+        raise UserError("model.freeze leaves no parameter to train")
+    return groups, lines
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether most of the weights belong to convolutions with a spatial extent (channels_last pays there)."""
+    spatial = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d))
+    return spatial * 2 > sum(p.numel() for p in model.parameters())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run with torch's CPU generator at ``seed`` and put its state back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _timm() -> Any:
+    import timm
+
+    import dam.models.resnet_cifar  # noqa: F401  registers our networks
+
+    return timm
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"model.freeze/lr_scale: {pattern!r} is no regular expression ({error})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

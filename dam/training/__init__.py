@@ -1,0 +1,1 @@
+"""The two-part run: one loop for all stages, checkpoints, the run directory, predictions."""

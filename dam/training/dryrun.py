@@ -1,0 +1,119 @@
+"""``dry_run=true``: everything checked, one batch through every stage and back, and what the run would cost."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dam.config import Config
+from dam.data.store import open_store
+from dam.data.table import ImageTable
+from dam.training import tracking
+from dam.training.device import Device
+from dam.training.inputs import Inputs
+from dam.training.interrupt import StopRequest
+from dam.training.networks import new_network
+from dam.training.plan import PlannedStage, make_plan
+from dam.training.rundir import RunDirectory
+from dam.training.stage import Stage, StageTools
+
+_STEPS = 3  # the first pays for warming up
+
+
+def dry_run(cfg: Config, table: ImageTable, device: Device) -> str:
+    """The plan as text. Only a sample of the images is decoded; nothing is left on disk. Raises ``UserError``."""
+    with tempfile.TemporaryDirectory(prefix="dam-dry-run-") as folder:
+        run = RunDirectory(Path(folder) / "run")
+        real = make_plan(cfg, _paper_inputs(cfg, table), run)
+        tools, read_seconds = _sample_tools(replace(cfg, data=replace(cfg.data, store=folder)), table, device)
+        seconds = [_timed_step(planned, tools, Path(folder)) for planned in real]
+        parameters = sum(p.numel() for p in new_network(cfg, 1, tools).parameters())
+    lines = _plan_lines(cfg, table, real, seconds)
+    images = len(table)
+    store_bytes = images * cfg.image_size**2 * tools.inputs.store.channels
+    total = sum(step * planned.spec.steps for planned, step in zip(real, seconds, strict=True))
+    lines += [
+        f"image store: {images} images, {store_bytes / 1e6:.0f} MB, about {_time(read_seconds * images)} to build",
+        f"training: about {_time(total)} on {device.device}, validation and report not counted",
+        f"{cfg.model.name}: {parameters / 1e6:.2f} million parameters, {parameters * 4 / 1e6:.0f} MB a weights file, "
+        f"{_memory(device)}",
+        "nothing was written; leave out dry_run=true to start",
+    ]
+    return "\n".join(lines)
+
+
+def _paper_inputs(cfg: Config, table: ImageTable) -> Inputs:
+    """Inputs of the whole table for planning only: the plan reads targets, never an image."""
+    splits = {split: table.split(split) for split in ("train", "val", "test")}
+    return Inputs(table, None, np.arange(len(table)), splits, None, cfg.workers, False)  # type: ignore[arg-type]
+
+
+def _sample_tools(cfg: Config, table: ImageTable, device: Device) -> tuple[StageTools, float]:
+    """Inputs of a few batches of real images, and the seconds it took to read one."""
+    from dam.data.augment import Augment
+
+    rows = _sample_rows(cfg, table)
+    sample = table.with_frame(table.frame.iloc[rows])
+    began = time.perf_counter()
+    store, sample = open_store(sample, cfg.data, cfg.image_size, max(1, cfg.workers), progress=False)
+    seconds = (time.perf_counter() - began) / len(rows)
+    splits = {split: sample.split(split) for split in ("train", "val", "test")}
+    augment = Augment(cfg.augment, cfg.image_size, cfg.seed) if cfg.augment.train else None
+    inputs = Inputs(sample, store, store.rows_for(sample), splits, augment, cfg.workers, device.is_cuda)
+    return StageTools(cfg, inputs, device, StopRequest(), tracking.Trackers([])), seconds
+
+
+def _sample_rows(cfg: Config, table: ImageTable) -> np.ndarray:
+    """For every label and class some training rows, a batch in all, and two validation rows a label and class."""
+    chosen: list[np.ndarray] = []
+    for split, count in (("train", max(2, cfg.batch_size // (2 * len(table.labels)))), ("val", 2)):
+        rows = table.split(split)
+        targets = table.targets(rows)
+        for k in range(len(table.labels)):
+            chosen += [rows[targets[:, k] >= 0.5][:count], rows[targets[:, k] < 0.5][:count]]
+        chosen.append(rows[: cfg.batch_size if split == "train" else 2])
+    return np.unique(np.concatenate(chosen))
+
+
+def _timed_step(planned: PlannedStage, tools: StageTools, folder: Path) -> float:
+    """Seconds of one training step of this stage, measured on real images."""
+    spec = replace(planned.spec, steps=_STEPS, eval_every=_STEPS + 1, folder=folder / planned.spec.name)
+    network = new_network(tools.cfg, len(spec.labels), tools)
+    stage = Stage(spec, tools, network)
+    return stage.time_steps()
+
+
+def _plan_lines(cfg: Config, table: ImageTable, plan: list[PlannedStage], seconds: list[float]) -> list[str]:
+    lines = [f"plan of {cfg.name}: {cfg.model.name}, {cfg.image_size} x {cfg.image_size}, batch {cfg.batch_size}"]
+    lines += [f"data: {note}" for note in table.notes]
+    lines.append(table.counts().to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    for planned, step in zip(plan, seconds, strict=True):
+        spec = planned.spec
+        lines.append(
+            f"{spec.name}: {spec.objective.loss.name} with {spec.objective.optimizer.name}, {spec.steps} steps = "
+            f"{spec.steps / spec.steps_per_epoch:.2f} epochs, {spec.steps * cfg.batch_size} images, "
+            f"{spec.steps // spec.eval_every} evaluations, about {_time(step * spec.steps)}"
+        )
+    return lines
+
+
+def _memory(device: Device) -> str:
+    if device.is_cuda:
+        import torch
+
+        return f"peak GPU memory {torch.cuda.max_memory_allocated(device.device) / 1e9:.1f} GB"
+    try:
+        import resource
+    except ImportError:
+        return "peak memory unknown on this system"
+    return f"peak memory so far {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,66 @@
+"""What every stage reads: the table's rows by split, their targets, and loaders over the image store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dam.data.augment import Augment
+from dam.data.loader import Loader
+from dam.data.sampling import Draw
+from dam.data.store import ImageStore
+from dam.data.table import ImageTable
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows are positions in ``table``; ``store_rows[i]`` is where the image of table row i lies in ``store``."""
+
+    table: ImageTable
+    store: ImageStore
+    store_rows: np.ndarray
+    splits: dict[str, np.ndarray]
+    augment: Augment | None
+    workers: int
+    pin: bool
+
+    def targets(self, rows: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+        """float32 (len(rows), len(labels)); NaN where unknown."""
+        columns = [self.table.labels.index(label) for label in labels]
+        return self.table.targets(rows)[:, columns]
+
+    def known(self, split: str, labels: Sequence[str]) -> np.ndarray:
+        """Rows of ``split`` in which at least one of ``labels`` is known."""
+        rows = self.splits[split]
+        return rows[~np.isnan(self.targets(rows, labels)).all(axis=1)]
+
+    def loader(self, rows: np.ndarray, labels: Sequence[str], augmented: bool) -> Loader:
+        return Loader(
+            self.store,
+            self.store_rows[rows],
+            self.targets(rows, labels),
+            augment=self.augment if augmented else None,
+            table_rows=rows,
+            workers=self.workers,
+            pin=self.pin,
+        )
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        return [str(name) for name in self.table.frame["image"].to_numpy()[rows]]
+
+    def overfit(self, batch_size: int) -> Inputs:
+        """``debug=overfit``: one fixed batch, half of it positive, as training and validation, not augmented."""
+        rows = self.splits["train"]
+        first = self.targets(rows, self.table.labels[:1])[:, 0]
+        half = max(1, batch_size // 2)
+        chosen = np.sort(np.concatenate([rows[first >= 0.5][:half], rows[first < 0.5][:half]]))
+        return replace(self, splits={**self.splits, "train": chosen, "val": chosen}, augment=None)
+
+
+def in_order(count: int, batch_size: int) -> list[Draw]:
+    """Draws that visit rows 0..count-1 once, in order, for evaluation."""
+    starts = range(0, count, batch_size)
+    rows = [np.arange(start, min(start + batch_size, count), dtype=np.int64) for start in starts]
+    return [Draw(part, np.zeros(len(part), dtype=np.int64)) for part in rows]

@@ -1,0 +1,74 @@
+"""metrics.csv (what was measured, no clock in it: bit-identical after a resume) and timing.csv (the clock)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from dam.files import atomic_write_text
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "lr",
+    "train_loss",
+    "val_auc",
+    "val_auc_smoothed",
+    "val_loss",
+    "a1",
+    "a2",
+    "a3",
+    "distance",
+    "a",
+    "b",
+    "alpha",
+    "one_class_batches",
+)
+
+
+class MetricsFile:
+    """The rows of a stage, one an evaluation, rewritten whole and atomically each time."""
+
+    def __init__(self, folder: Path, labels: tuple[str, ...]) -> None:
+        self._folder = folder
+        per_label = tuple(f"val_auc/{label}" for label in labels) if len(labels) > 1 else ()
+        self._columns = COLUMNS + per_label
+        self._rows: list[list[str]] = []
+        self._timing: list[list[str]] = []
+
+    def add(self, row: dict[str, Any], seconds: float, images_per_second: float) -> None:
+        self._rows.append([_text(row.get(column)) for column in self._columns])
+        self._timing.append([_text(row["step"]), f"{seconds:.3f}", f"{images_per_second:.1f}"])
+        atomic_write_text(self._folder / "metrics.csv", _csv(self._columns, self._rows))
+        atomic_write_text(self._folder / "timing.csv", _csv(("step", "seconds", "images_per_second"), self._timing))
+
+    def last(self, column: str) -> float | None:
+        """The newest value of ``column``; None before the first row or where it is blank."""
+        if not self._rows:
+            return None
+        text = self._rows[-1][self._columns.index(column)]
+        return float(text) if text else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._rows, "timing": self._timing}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rows, self._timing = [list(r) for r in state["rows"]], [list(r) for r in state["timing"]]
+
+
+def _text(value: Any) -> str:
+    """Full precision; blank where there is no value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _csv(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()

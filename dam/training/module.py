@@ -1,0 +1,64 @@
+"""One module (images, targets) -> loss: normalization, network, score and loss, as data parallelism wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dam.data.loader import Loader
+from dam.models.backbones import InputNormalization
+from dam.objectives import apply_score
+from dam.training.device import Device
+from dam.training.inputs import in_order
+
+
+class Network(nn.Module):
+    """uint8 images (N, H, W, C) -> float32 logits (N, K). Only the features run under autocast.
+
+    The head stays in float32: logits rounded to bf16 would tie, and ties change the AUC.
+    """
+
+    def __init__(self, model: nn.Module, normalization: InputNormalization, device: Device, compiled: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.normalization = normalization
+        self._device = device
+        self._features: Callable[[Tensor], Tensor] = model.forward_features  # type: ignore[assignment]
+        if compiled:
+            self._features = torch.compile(self._features)  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self._device.autocast():
+            features = self._features(self.normalization(images))
+        logits: Tensor = self.model.forward_head(features.float())  # type: ignore[operator]
+        return logits
+
+
+class TrainingModule(nn.Module):
+    """(images, targets, counts) -> (loss, scores before the loss, detached)."""
+
+    def __init__(self, network: Network, loss: nn.Module, score: str) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.score = score
+
+    def forward(self, images: Tensor, targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        scores = apply_score(self.score, self.network(images), targets)
+        return self.loss(scores, targets, counts), scores.detach()
+
+
+def infer(network: Network, loader: Loader, count: int, batch_size: int) -> np.ndarray:
+    """Logits of the loader's rows 0..count-1, float64 (count, K), in inference mode; the training mode is put back."""
+    training = network.training
+    network.eval()
+    device = network._device.device
+    parts = []
+    with torch.inference_mode():
+        for batch in loader.batches(in_order(count, batch_size)):
+            parts.append(network(batch.images.to(device, non_blocking=True)).float())
+    network.train(training)
+    return torch.cat(parts).cpu().numpy().astype(np.float64)

