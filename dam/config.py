@@ -9,7 +9,7 @@ knows neither Hydra nor OmegaConf. Imports nothing heavy.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ DATA: dict[str, type[DataConfig]] = {
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    train: list[dict]
+    train: list[dict[str, Any]]
 
 
 # ---------------------------------------------------------------- model

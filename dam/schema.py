@@ -216,8 +216,8 @@ def _convert(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - one line a type
     if origin is dict:
         pairs = {str(k): _convert(args[1], v) for k, v in value.items()} if isinstance(value, dict) else {"": _BAD}
         return _BAD if _BAD in pairs.values() else pairs
-    if hint is dict:
-        return value if isinstance(value, dict) else _BAD
+    if hint is Any:
+        return value
     if hint is bool:
         return value if isinstance(value, bool) else _BAD
     return _number_or_text(hint, value)

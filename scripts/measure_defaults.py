@@ -34,6 +34,7 @@ from dam.training.plan import PlannedStage, make_plan
 from dam.training.rundir import RunDirectory
 from dam.training.stage import Stage, StageTools, label_auc
 
+WARM_START_TIMES = 6  # a backbone that has learned something: the papers' second part refines, it does not start
 SGD_RATES, ADAM_RATES = (0.3, 0.1, 0.03), (3e-3, 1e-3, 3e-4)
 _PRIOR = ["auc=auc_margin", "auc.loss.form=prior", "auc.loss.prior=batch"]
 _DIRECT = ["auc=auc_margin", "auc.loss.inner=batch", "auc.loss.form=auto", "auc.loss.prior=train"]
@@ -50,6 +51,7 @@ ARMS: dict[str, tuple[list[str], tuple[float, ...]]] = {
     ),
     "direct, AdamW": ([*_DIRECT, "auc.optimizer=adamw"], ADAM_RATES),
 }
+KEEP_ONLY = ("PESG libauc, adam", "PESG paper, adam, closed-form init")
 SCORES = {"PESG paper, adam": ("bsn_sqrt", "none"), "direct, AdamW": ("bsn", "bsn_sqrt", "none")}
 
 
@@ -57,7 +59,7 @@ def cases() -> list[tuple[str, str, str, list[str], tuple[float, ...]]]:
     """(arm, head, score, overrides, rates): all arms with both head rules, some with other scores."""
     listed = []
     for arm, (overrides, rates) in ARMS.items():
-        for head in ("redraw", "keep"):
+        for head in ("keep",) if arm in KEEP_ONLY else ("redraw", "keep"):
             listed.append((arm, head, "sigmoid", [*overrides, f"auc.head={head}"], rates))
         for score in SCORES.get(arm, ()):
             listed.append((arm, "keep", score, [*overrides, "auc.head=keep", f"auc.loss.score={score}"], rates))
@@ -69,8 +71,7 @@ def tasks(args: argparse.Namespace) -> dict[str, list[str]]:
     found = {}
     if args.cifar:
         shared = ["data=cifar10", f"data.root={args.cifar}", "image_size=32", "augment=cifar"]
-        for ratio in ("0.1", "0.01"):
-            found[f"CIFAR-10 {ratio}"] = [*shared, f"data.imratio={ratio}"]
+        found["CIFAR-10 0.1"] = [*shared, "data.imratio=0.1"]
     if args.patches:
         found["CRCHistoPhenotypes 0.1"] = [
             *("data=csv", f"data.root={args.patches}", f"data.csv={args.patches}/dam.csv", "data.image_column=image"),
@@ -84,9 +85,9 @@ def base(task: list[str], seed: int, steps: int) -> list[str]:
     words = [word.replace("SEED", str(seed)) for word in task]
     return [
         *words,
-        *(f"seed={seed}", f"data.split_seed={seed}", "batch_size=64", "select=last"),
+        *(f"seed={seed}", f"data.split_seed={seed}", "batch_size=32", "select=last"),
         *("model=timm", "model.name=resnet8_cifar", "model.weights=null"),
-        *(f"warm_start.steps={steps}", f"auc.steps={steps}"),
+        *(f"warm_start.steps={WARM_START_TIMES * steps}", f"auc.steps={steps}"),
         *("warm_start.ema=0.98", "auc.ema=0.98", "device=cpu", "workers=0"),
     ]
 
@@ -114,7 +115,7 @@ def train(cfg: Config, run: RunDirectory, planned: PlannedStage, tools: StageToo
 
 
 def test_auc(stage: Stage, tools: StageTools) -> float:
-    rows, labels = tools.inputs.splits["test"], stage.spec.labels
+    rows, labels = tools.inputs.splits["test"][::4], stage.spec.labels  # 2,500 of CIFAR-10's: only a second opinion
     logits = infer(stage._averaged(), tools.inputs.loader(rows, labels, augmented=False), len(rows), 256)
     return label_auc(tools.inputs.targets(rows, labels)[:, 0], logits[:, 0])
 

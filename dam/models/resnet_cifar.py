@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import create_act_layer, create_norm_act_layer
+from timm.layers.create_act import create_act_layer
+from timm.layers.create_norm_act import create_norm_act_layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.densenet import DenseNet, densenet121
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ class BasicBlock(nn.Module):
         shortcut = x
         if self.stride != 1 or self.padding:
             shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return self.act(self.bn2(self.conv2(self.bn1(self.conv1(x)))) + shortcut)
+        out: Tensor = self.act(self.bn2(self.conv2(self.bn1(self.conv1(x)))) + shortcut)
+        return out
 
 
 class ResNetCifar(nn.Module):
@@ -94,11 +96,13 @@ class ResNetCifar(nn.Module):
         self.linear = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)))))
+        out: Tensor = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)))))
+        return out
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.drop(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
-        return x if pre_logits else self.linear(x)
+        out: Tensor = x if pre_logits else self.linear(x)
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

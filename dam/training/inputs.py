@@ -29,7 +29,8 @@ class Inputs:
     def targets(self, rows: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         """float32 (len(rows), len(labels)); NaN where unknown."""
         columns = [self.table.labels.index(label) for label in labels]
-        return self.table.targets(rows)[:, columns]
+        chosen: np.ndarray = self.table.targets(rows)[:, columns]
+        return chosen
 
     def known(self, split: str, labels: Sequence[str]) -> np.ndarray:
         """Rows of ``split`` in which at least one of ``labels`` is known."""

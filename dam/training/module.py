@@ -26,7 +26,7 @@ class Network(nn.Module):
         self.model = model
         self.normalization = normalization
         self._device = device
-        self._features: Callable[[Tensor], Tensor] = model.forward_features  # type: ignore[assignment]
+        self._features: Callable[[Tensor], Tensor] = model.forward_features
         if compiled:
             self._features = torch.compile(self._features)  # type: ignore[assignment]
 

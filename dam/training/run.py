@@ -73,13 +73,13 @@ def resume(run_dir: Path, overrides: list[str], command: list[str]) -> RunResult
         if finished and not overrides:
             table = (run.path / "report" / "table.txt").read_text(encoding="utf-8")
             return RunResult(run.path, _mean_val_auc(run), _finished_words(run, table))
-        device, table = _check(cfg)
-        check_same_data(run, fingerprint(table))
+        device, images = _check(cfg)
+        check_same_data(run, fingerprint(images))
     except BaseException:
         run.close()
         raise
     run.append_json("resumed.json", describe(command, cfg.seed, str(device.device)))
-    return _guarded(cfg, run, table, device, None)
+    return _guarded(cfg, run, images, device, None)
 
 
 def _check(cfg: Config) -> tuple[Device, ImageTable]:

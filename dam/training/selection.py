@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,8 @@ class Selection:
             self.best, self.best_step = smoothed, step
         return smoothed, better and self.rule == "best"
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {"values": self.values, "best": self.best, "best_step": self.best_step}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values, self.best, self.best_step = list(state["values"]), state["best"], state["best_step"]

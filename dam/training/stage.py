@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
 from dam.config import AUCSquareConfig, Config, ObjectiveConfig
@@ -152,7 +152,7 @@ class Stage:
         """``last.safetensors``: the weights after the last step, for ``warm_start.take=last``."""
         checkpoint.save_weights(self.spec.folder / "last.safetensors", self._averaged().model)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch]:
         """Batches from the present step to the last; an epoch is opened in its middle after a resume."""
         while self.step < self.spec.steps:
             epoch, position = divmod(self.step, self.sampler.steps_per_epoch)
