@@ -54,7 +54,7 @@ def test_the_run_directory_is_as_promised(whole: Path) -> None:
     assert list(test.columns) == ["image", "patient", "study", "label", "target", "warm_start", "auc", "ce", "blend"]
     assert test.notna().all().all()
     auc = pd.read_csv(whole / "report" / "auc.csv")
-    assert list(auc.columns) == "split,label,model,n,n_pos,auc,ci_low,ci_high,interval".split(",")
+    assert ",".join(auc.columns) == "split,label,model,n,n_pos,auc,ci_low,ci_high,interval"
     assert set(auc["model"]) == {"warm_start", "auc", "ce", "blend"} and "mean" in set(auc["label"])
     assert {"label": "mean", "a": "auc", "b": "ce"}.items() <= next(
         row.items()
@@ -149,7 +149,7 @@ def test_resume_refuses_other_data_by_name(whole: Path, tmp_path: Path) -> None:
     data["labels_sha256"] = "0" * 64
     (copy / "data.json").write_text(json.dumps(data))
     (copy / "progress.json").write_text('{"state": "interrupted"}')
-    with pytest.raises(UserError, match="other data.*labels_sha256"):
+    with pytest.raises(UserError, match=r"other data.*labels_sha256"):
         run_module.resume(copy, [], ["dam"])
 
 
