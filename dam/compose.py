@@ -46,7 +46,8 @@ def examine_settings(settings: Sequence[Setting]) -> tuple[Config | None, list[F
     picked = tuple((setting.key, str(setting.value)) for setting in settings if setting.kind == "choice")
     base, off = _layers(picked)
     tree = _copy(base)
-    for setting in [*settings, *_other_lengths(settings)]:
+    implied = [setting for setting in _other_lengths(settings) if setting.key.partition(".")[0] not in off]
+    for setting in [*settings, *implied]:
         if (setting.kind == "choice" and setting.key in (*LAYERS, *STAGES)) or setting.kind == "hydra":
             continue
         fault = _blocked(tree, setting, off) or (_lay(tree, setting) if setting.kind != "choice" else None)

@@ -185,6 +185,10 @@ def test_a_run_into_a_run_is_refused(whole: Path) -> None:
             ("auc.loss.inner=batch", "auc.optimizer=adamw", "auc.head=keep", "auc.ema=0.9", "auc.labels=[Edema]"),
             ["warm_start", "auc"],
         ),
+        (
+            ("precision=bf16", "auc.labels=[Edema]", "auc.clip_norm=1", "auc.loss.init=closed_form"),
+            ["warm_start", "auc"],
+        ),
     ],
 )
 def test_legal_shapes_of_a_run(tmp_path: Path, choices: tuple[str, ...], columns: list[str]) -> None:

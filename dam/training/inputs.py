@@ -35,7 +35,8 @@ class Inputs:
     def known(self, split: str, labels: Sequence[str]) -> np.ndarray:
         """Rows of ``split`` in which at least one of ``labels`` is known."""
         rows = self.splits[split]
-        return rows[~np.isnan(self.targets(rows, labels)).all(axis=1)]
+        known: np.ndarray = rows[~np.isnan(self.targets(rows, labels)).all(axis=1)]
+        return known
 
     def loader(self, rows: np.ndarray, labels: Sequence[str], augmented: bool) -> Loader:
         return Loader(

@@ -25,14 +25,16 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
         self.normalization = normalization
-        self._device = device
-        self._features: Callable[[Tensor], Tensor] = model.forward_features
+        self.device = device
+        # None in a copy of this network (the weights' average): a compiled function goes on using the first one's weights.
+        self.compiled: Callable[[Tensor], Tensor] | None = None
         if compiled:
-            self._features = torch.compile(self._features)  # type: ignore[assignment]
+            self.compiled = torch.compile(model.forward_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        with self._device.autocast():
-            features = self._features(self.normalization(images))
+        features_of = self.compiled or self.model.forward_features
+        with self.device.autocast():
+            features = features_of(self.normalization(images))  # type: ignore[operator]
         logits: Tensor = self.model.forward_head(features.float())  # type: ignore[operator]
         return logits
 
@@ -55,7 +57,7 @@ def infer(network: Network, loader: Loader, count: int, batch_size: int) -> np.n
     """Logits of the loader's rows 0..count-1, float64 (count, K), in inference mode; the training mode is put back."""
     training = network.training
     network.eval()
-    device = network._device.device
+    device = network.device.device
     parts = []
     with torch.inference_mode():
         for batch in loader.batches(in_order(count, batch_size)):

@@ -37,6 +37,7 @@ from dam.training.tracking import Trackers
 
 log = logging.getLogger("dam")
 
+WATCHED = ("a1", "a2", "a3", "distance", "alpha")  # columns of metrics.csv that an AUC stage also shows on screen
 # On CUDA a look at the loss waits for the device, so a non-finite one is noticed up to this many steps later.
 _LOOK_EVERY = {"cuda": 16, "mps": 16}
 
@@ -261,9 +262,10 @@ class Stage:
 
     def _say(self, row: dict[str, Any]) -> None:
         left = (self.spec.steps - self.step) * self.cfg.batch_size / max(1e-9, self.progress.rate())
+        watched = "".join(f"  {name} {row[name]:.3f}" for name in WATCHED if self.margin is not None)
         log.info(
-            "%s  step %d/%d  epoch %.2f  loss %.4f  val AUC %.4f  %.0f images/s  %d s left",
-            *(self.spec.title, self.step, self.spec.steps, row["epoch"], row["train_loss"]),
+            "%s  step %d/%d  epoch %.2f  loss %.4f%s  val AUC %.4f  %.0f images/s  %d s left",
+            *(self.spec.title, self.step, self.spec.steps, row["epoch"], row["train_loss"], watched),
             *(row["val_auc"], self.progress.rate(), left),
         )
 
@@ -377,7 +379,9 @@ def _parts(size: int, count: int) -> list[slice]:
 def _average(network: Network, decay: float | None) -> ModelEmaV3 | None:
     if decay is None:
         return None
-    return ModelEmaV3(network, decay=decay, use_warmup=True)
+    average = ModelEmaV3(network, decay=decay, use_warmup=True)
+    average.module.compiled = None
+    return average
 
 
 def _mix(seed: int, name: str, step: int) -> int:
