@@ -83,8 +83,11 @@ def _losses(axes: Axes, stages: Sequence[Stage]) -> None:
     stage = stages[0]
     colour = style.colour(_model(stage), (_model(stage),))
     _line(axes, stage.metrics, "train_loss", color=colour, linewidth=1.6, label="train")
-    _line(axes, stage.metrics, "val_loss", color=style.INK, linewidth=1.2, linestyle=(0, (4, 1.5)), label="validation")
-    style.plain(axes, "step", "", f"loss ({stage.facts.get('objective', _model(stage))})")
+    objective = stage.facts.get("objective", _model(stage))
+    # val_loss is cross-entropy in every stage; beside another training loss it must be called so.
+    name = "validation" if objective == "ce" else "validation, cross-entropy"
+    _line(axes, stage.metrics, "val_loss", color=style.INK, linewidth=1.2, linestyle=(0, (4, 1.5)), label=name)
+    style.plain(axes, "step", "", f"loss ({objective})")
     _legend(axes)
 
 

@@ -26,7 +26,7 @@ class Network(nn.Module):
         self.model = model
         self.normalization = normalization
         self.device = device
-        # None in a copy of this network (the weights' average): a compiled function goes on using the first one's weights.
+        # None in a copy (the weights' average): a compiled function would go on using the first network's weights.
         self.compiled: Callable[[Tensor], Tensor] | None = None
         if compiled:
             self.compiled = torch.compile(model.forward_features)  # type: ignore[arg-type]
