@@ -6,6 +6,7 @@ the end. Test AUC is written beside it and never looked at for a choice. Rows al
 again, so a stopped measurement goes on.
 
     python scripts/measure_defaults.py --cifar DIR --patches DIR --out results.csv
+    python scripts/measure_defaults.py --out results.csv --table
 """
 
 from __future__ import annotations
@@ -128,7 +129,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only print the table of what --out holds")
     args = parser.parse_args()
+    if args.table:
+        print(table(args.out))
+        return
     torch.set_num_threads(args.threads)
     if args.patches:
         write_patch_table(Path(args.patches))
@@ -176,6 +181,34 @@ def write(out: Path, task: str, seed: int, what: tuple[str, ...], stage: Stage, 
             writer.writerow([*KEYS, "val_auc", "test_auc"])
         writer.writerow(row)
     print(*row, flush=True)
+
+
+def table(path: Path) -> str:
+    """Markdown: mean validation AUC a task at each arm's best rate, and the paired difference to balanced CE.
+
+    The interval is Student's over (task, seed) pairs; it knows neither that tasks differ nor the choice of three rates.
+    """
+    import pandas as pd
+    from scipy.stats import t as student
+
+    frame = pd.read_csv(path, keep_default_na=False)
+    arms = ["arm", "head", "score"]
+    mean = frame.groupby([*arms, "task", "lr"], sort=False)["val_auc"].mean().reset_index()
+    best = mean.loc[mean.groupby([*arms, "task"], sort=False)["val_auc"].idxmax(), [*arms, "task", "lr"]]
+    chosen = frame.merge(best, on=[*arms, "task", "lr"])
+    wide = chosen.pivot_table(index=["task", "seed"], columns=arms, values="val_auc")
+    tests = chosen.pivot_table(index=["task", "seed"], columns=arms, values="test_auc")
+    base = wide[max((c for c in wide.columns if c[0] == "CE, Adam, balanced"), key=lambda c: wide[c].mean())]
+    names = list(dict.fromkeys(frame["task"]))
+    lines = [f"| arm | head | score | {' | '.join(f'{n}, val' for n in names)} | minus balanced CE | test, all tasks |"]
+    lines.append("|---|---|---|" + "---|" * (len(names) + 2))
+    for arm in wide.mean().sort_values(ascending=False).index:
+        d = (wide[arm] - base).dropna()
+        half = student.ppf(0.975, len(d) - 1) * d.std() / len(d) ** 0.5
+        cells = " | ".join(f"{wide[arm].loc[n].mean():.4f}" for n in names)
+        difference = f"{d.mean():+.4f} [{d.mean() - half:+.4f}, {d.mean() + half:+.4f}]" if d.any() else "base"
+        lines.append(f"| {' | '.join(arm)} | {cells} | {difference} | {tests[arm].mean():.4f} |")
+    return "\n".join(lines)
 
 
 def write_patch_table(folder: Path) -> None:
