@@ -14,10 +14,10 @@ from typing import Any, cast
 
 from dam.config import Config
 from dam.config_checks import cross_faults
-from dam.config_files import LAYERS, STAGES, config_dir
+from dam.config_files import GROUPS, LAYERS, STAGES, config_dir
 from dam.errors import UserError
-from dam.overrides import CODE, PATH_KEYS, Setting, names_code, open_parent, read
-from dam.schema import ConfigError, Fault, check, show, to_plain
+from dam.overrides import CODE, PATH_KEYS, Setting, names_code, open_parent, read, several
+from dam.schema import REGISTRIES, ConfigError, Fault, check, hints, show, to_plain
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -94,10 +94,20 @@ def _layers(picked: tuple[tuple[str, str], ...]) -> tuple[Any, dict[str, str]]:
         for key, name in chosen.items():
             if before.get(key, name) != name and key not in STAGES:
                 _put(tree, key, _get(plain, key))
+    for key, name in picked:
+        if key not in (*LAYERS, *GROUPS) and (node := _get(tree, key)) is not None:
+            _drop_foreign(node)
     off = {stage: chosen[stage] for stage in STAGES if chosen[stage] == "none"}
     for stage in off:
         tree[stage] = None
     return tree, off
+
+
+def _drop_foreign(node: Any) -> None:
+    """With ``auc=auc_direct auc.loss=ce``, what auc_direct.yaml sets of its margin loss is no key of cross-entropy."""
+    registry = next((registry for registry in REGISTRIES.values() if node.get("name") in registry), {})
+    for key in [key for key in node if key not in hints(registry[node["name"]])] if registry else []:
+        del node[key]
 
 
 @lru_cache(maxsize=256)
@@ -166,15 +176,14 @@ def _only_in_sweeps(setting: Setting) -> bool:
 def _not_alone(setting: Setting) -> Fault:
     if setting.sweep is None:
         return Fault(setting.key, f"{setting.key}={setting.text} belongs to a sweep: add -m")
-    return Fault(setting.key, f"{setting.key}={setting.text} has several values: add -m for a run with each, "
-                 f"or brackets for a list: '{setting.key}=[{setting.text}]'")  # fmt: skip
+    return Fault(setting.key, several(setting))
 
 
 def _blocked(tree: Any, setting: Setting, off: dict[str, str]) -> Fault | None:
     """The fault of a key below something that has no keys: a stage that is off, a number, a word."""
     stage = setting.key.partition(".")[0]
     if stage in off and stage != setting.key:
-        first = f"{stage}=ce" if stage != "auc" else "auc=auc_margin"
+        first = f"{stage}=ce" if stage != "auc" else "auc=auc_direct"
         return Fault(setting.key, f"{setting.key} has no effect: {stage}={off[stage]} here; choose {first} first")
     names = setting.key.split(".") if open_parent(setting.key) is None else []
     for end in range(1, len(names)):
@@ -221,6 +230,15 @@ _MAY_MOVE = ("device", "workers", "tracking.", "checkpoint.")
 _MAY_GROW = ("warm_start.epochs", "warm_start.steps", "auc.epochs", "auc.steps")
 _NUMBERS = ("seed", "batch_size", "accumulate", "precision", "deterministic", "compile", "memory_format", "image_size")
 
+_OWN_REASON = {
+    "dry_run": "a dry run plans a new run, and this one has its plan",
+    "run_dir": "the run goes on in its own directory",
+    "name": "the run goes on in its own directory",
+    "debug": "it is chosen when a run starts",
+    "limit_batches": "it is chosen when a run starts",
+    "select": "which weights are kept was decided while they were trained",
+}
+
 
 def resume_changes(old: Config, overrides: Sequence[str]) -> tuple[Config, list[str]]:
     """A run's config with the changes that resuming allows, and the keys that did change.
@@ -258,6 +276,8 @@ def _refused_on_resume(old: Config, setting: Setting) -> Fault | None:
         return None
     if setting.kind == "value" and setting.value == value_at(old, key):
         return None
+    if key in _OWN_REASON:
+        return Fault(key, f"{key} cannot be set with resume=: {_OWN_REASON[key]}; leave it out")
     if key in _NUMBERS:
         reason = "it changes the numbers, so the run would no longer be the one it began as"
     elif stage in ("data", "augment"):
@@ -341,6 +361,9 @@ def from_yaml(text: str, where: str = "config.yaml") -> Config:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is no YAML: {_one_line(error)}") from error
+    if not isinstance(tree, dict):
+        what = "is empty" if tree is None else "holds no keys"
+        raise UserError(f"{where} {what}: it was damaged or cut off; put back a copy of it, or start a new run")
     config, faults = check(tree)
     if config is not None and not faults:
         faults = cross_faults(config)

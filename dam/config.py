@@ -28,6 +28,8 @@ Share = Annotated[float, Range(ge=0, lt=1)]  # a fraction that may not be everyt
 OpenShare = Annotated[float, Range(gt=0, lt=1)]
 Count = Annotated[int, Range(ge=1)]
 Natural = Annotated[int, Range(ge=0)]
+Seed = Annotated[int, Range(ge=0, le=2**63 - 1)]
+LegacySeed = Annotated[int, Range(ge=0, le=2**32 - 1)]  # data.imratio is drawn by numpy's legacy generator
 
 
 # ---------------------------------------------------------------- data
@@ -47,7 +49,7 @@ class DataConfig:
     imratio: Annotated[float, Range(gt=0, le=0.5)] | None
     val_fraction: Share
     test_fraction: Share
-    split_seed: Natural
+    split_seed: LegacySeed
     unit: Literal["image", "study", "patient"]
     merge: Literal["mean", "max"]
     leakage: Literal["refuse", "allow"]
@@ -70,7 +72,7 @@ class ChexpertConfig(DataConfig):
 class PhantomConfig(ChexpertConfig):
     patients: Annotated[int, Range(ge=20)]
     phantom_size: Annotated[int, Range(ge=32)]
-    phantom_seed: Natural
+    phantom_seed: Seed
     label_noise: Annotated[float, Range(ge=0, lt=0.5)]
 
 
@@ -78,6 +80,7 @@ class PhantomConfig(ChexpertConfig):
 class CsvConfig(DataConfig):
     csv: str | None
     image_column: str
+    image_suffix: str | None
     patient_column: str | None
     study_column: str | None
     split_column: str | None
@@ -292,7 +295,7 @@ class TrackingConfig:
 @dataclass(frozen=True)
 class Config:
     name: str
-    seed: Natural
+    seed: Seed
     batch_size: Annotated[int, Range(ge=2)]
     accumulate: Count
     image_size: Annotated[int, Range(ge=8)]

@@ -58,10 +58,10 @@ def _run(cfg: Config) -> Iterator[Fault]:
 def _stages(cfg: Config) -> Iterator[Fault]:
     warm, auc, control = cfg.warm_start, cfg.auc, cfg.control
     if warm is None and auc is None:
-        yield Fault("auc", "auc=none and warm_start=none leave nothing to train; choose one, such as auc=auc_margin")
+        yield Fault("auc", "auc=none and warm_start=none leave nothing to train; choose one, such as auc=auc_direct")
     if warm is not None and warm.run is not None and auc is None:
         yield Fault("warm_start.run", "warm_start.run takes over a finished warm start and auc=none leaves nothing "
-                    "to train after it; choose auc=auc_margin")  # fmt: skip
+                    "to train after it; choose auc=auc_direct")  # fmt: skip
     if warm is not None and warm.optimizer.lr == "probe":
         yield Fault("warm_start.optimizer.lr", "warm_start.optimizer.lr=probe is not offered: the probe starts from "
                     "a warm start; give a number, such as 1e-4")  # fmt: skip
@@ -97,7 +97,7 @@ def _loss(path: str, objective: ObjectiveConfig, cfg: Config) -> Iterator[Fault]
                     f"{path}.optimizer=pesg, or the direct form with {path}.loss.inner=batch")  # fmt: skip
     if loss.inner == "batch":
         yield from _direct_form(path, objective, cfg, pesg)
-    if loss.score in ("bsn", "bsn_sqrt") and cfg.accumulate > 1:
+    if loss.score in ("bsn", "bsn_sqrt") and cfg.accumulate > 1 and loss.inner == "learned":
         yield Fault("accumulate", f"accumulate={cfg.accumulate} with {path}.loss.score={loss.score}: the norm of the "
                     "batch cannot be taken in parts; use accumulate=1 or score=sigmoid")  # fmt: skip
     if loss.init == "closed_form" and loss.inner == "batch":
@@ -108,14 +108,19 @@ def _loss(path: str, objective: ObjectiveConfig, cfg: Config) -> Iterator[Fault]
 def _direct_form(path: str, objective: ObjectiveConfig, cfg: Config, pesg: bool) -> Iterator[Fault]:
     if pesg:
         yield Fault(f"{path}.optimizer", f"{path}.loss.inner=batch leaves PESG no inner problem to solve; choose "
-                    f"{path}.optimizer=adamw, adam or sgd")  # fmt: skip
+                    f"{path}.optimizer=adamw, adam or sgd, or {_papers(path)}")  # fmt: skip
     if cfg.accumulate > 1:
         yield Fault("accumulate", f"accumulate={cfg.accumulate} with {path}.loss.inner=batch: the class means of the "
-                    "batch cannot be taken in parts; use accumulate=1 or inner=learned")  # fmt: skip
+                    f"batch cannot be taken in parts; use accumulate=1 or {_papers(path)}")  # fmt: skip
     joint = path == "warm_start" or (cfg.auc is not None and cfg.auc.heads == "joint")
     if not isinstance(objective.sampler, TwoClassConfig) and not joint:
         yield Fault(f"{path}.sampler", f"{path}.loss.inner=batch needs both classes in every batch; choose "
-                    f"{path}.sampler=two_class")  # fmt: skip
+                    f"{path}.sampler=two_class, or {_papers(path)}")  # fmt: skip
+
+
+def _papers(path: str) -> str:
+    """How the papers' min-max form is chosen instead."""
+    return "auc=auc_margin (with PESG)" if path == "auc" else f"{path}.loss.inner=learned with {path}.optimizer=pesg"
 
 
 def _form(path: str, objective: ObjectiveConfig) -> Iterator[Fault]:
@@ -159,6 +164,9 @@ def _data(data: DataConfig) -> Iterator[Fault]:
     where = data.root
     if isinstance(data, CsvConfig):
         where = data.root or data.csv
+        if data.patient_regex is not None and data.patient_column is not None:
+            yield Fault("data.patient_regex", f"data.patient_regex and data.patient_column={data.patient_column} both "
+                        "name the patients; leave one of them out")  # fmt: skip
     if where is None and data.name != "phantom":
         also = " or data.csv=FILE" if isinstance(data, CsvConfig) else ""
         yield Fault("data.root", f"data.root is not set: say where {data.name} is, data.root=FOLDER{also}")

@@ -2,13 +2,15 @@
 
 Every form that Hydra knows for a thing is accepted and becomes one canonical form: ``experiment=x`` and
 ``+experiment=x``; ``auc.optimizer=adamw``, ``auc/optimizer=adamw`` and ``optimizer@auc.optimizer=adamw``;
-``key=v``, ``+key=v`` and ``++key=v``. Paths may hold ``=``, ``,`` and brackets. Hydra is imported on first use.
+``key=v``, ``+key=v`` and ``++key=v``. Paths and texts may hold what Hydra's grammar stumbles over, such as ``=``,
+brackets and regular expressions. Hydra is imported on first use.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,12 +18,13 @@ from functools import cache
 from typing import Any, Literal
 
 from dam.config_files import LAYERS, PARTS, STAGES, choices, group_of
-from dam.schema import Fault, all_keys, options, show
+from dam.schema import Fault, all_keys, describe, nearest, options, show
 
 PATH_KEYS = ("data.root", "data.csv", "data.test_csv", "data.store", "model.weights", "warm_start.run", "run_dir")
 SWEEP_KEYS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler", "hydra.sweep.dir")
 SWEEP_NODES = ("hydra.launcher.", "hydra.sweeper.")
 GRID = "hydra.sweeper.params."
+SHORT = 12  # a list of so many names is told whole
 CODE = ("_target_", "custom_search_space")  # Hydra keys that name Python objects
 
 
@@ -78,7 +81,7 @@ def read(arguments: Iterable[str]) -> tuple[list[Setting], list[Fault]]:
 def _read_one(word: str) -> Setting | Fault:
     mark, key, equals, text = _split(word)
     if word.startswith("-"):
-        return Fault(word, f"{word} is no option of `dam train`; see `dam train --help`")
+        return Fault(word, f"{word} is no option here; see `dam train --help`")
     if mark == "~":
         return _deletion(key, equals, text)
     if not equals or not key:
@@ -92,8 +95,10 @@ def _read_one(word: str) -> Setting | Fault:
         text = _quote(text)
     try:
         value, sweep = _parse(text)
-    except ValueError as error:
-        return Fault(key, f"{key}={text} cannot be read ({error}); put quotes around the value: '{key}=\"{text}\"'")
+    except ValueError:
+        return Fault(key, _unreadable(key, text))
+    if key in PATH_KEYS and value == "":
+        return Fault(key, f"{key}= is empty: give a path, or {key}=null for none")
     if names_code(key, value):
         return Fault(key, f"{key} is refused: a config names no Python objects")
     if hydra and sweep is not None:
@@ -145,22 +150,76 @@ def _canonical(key: str) -> str:
 
 
 def _raw(key: str, text: str) -> bool:
-    """Whether the value is a path that Hydra's grammar would stumble over."""
-    if key not in PATH_KEYS or text[:1] in ("'", '"', "[", "{") or text.startswith("${"):
+    """Whether the value is a path, or another text, that Hydra's grammar would stumble over."""
+    if not is_text(key) or text[:1] in ("'", '"') or text.startswith("${"):
+        return False
+    if key in PATH_KEYS and text[:1] in ("[", "{"):
         return False
     try:
         value, sweep = _parse(text)
     except ValueError:
         return True
-    return sweep is None and isinstance(value, dict | list | int | float)
+    return sweep is None and isinstance(value, dict | list | int | float) and not isinstance(value, bool)
+
+
+def is_text(key: str) -> bool:
+    """Whether the schema takes nothing but text (or null) for this key."""
+    return set(options(_hint(key))) <= {str, type(None)} and key in all_keys()
+
+
+def _hint(key: str) -> Any:
+    return all_keys().get(key, (None, ()))[0]
+
+
+def _takes_list(key: str) -> bool:
+    return any(typing.get_origin(option) is list for option in options(_hint(key)))
+
+
+def _unreadable(key: str, text: str) -> str:
+    """What to type instead of a value that Hydra's grammar does not take; a form is offered if it can be read."""
+    told = f"{key}={text} cannot be read"
+    if key in all_keys() and not is_text(key) and not _takes_list(key):
+        return f"{told}: it must be {describe(_hint(key))}"
+    form = _quote(text)
+    if _takes_list(key):
+        parts = [part.strip() for part in text.strip().removeprefix("[").removesuffix("]").split(",")]
+        form = "[" + ", ".join(part if _readable(part) else _quote(part) for part in parts if part) + "]"
+    if not _readable(form):
+        return f"{told}: put quotes around every word that holds brackets, quotes or other signs"
+    return f"{told}: put quotes around what holds brackets, quotes or other signs, {shell_word(key, form)}"
+
+
+def several(setting: Setting) -> str:
+    """What to do about a comma in the value of a key outside a sweep."""
+    told = f"{setting.key}={setting.text} has several values: add -m for a run with each"
+    if _takes_list(setting.key):
+        return f"{told}, or brackets for a list: '{setting.key}=[{setting.text}]'"
+    if is_text(setting.key):
+        return f"{told}, or quotes if the comma is part of it: {shell_word(setting.key, _quote(setting.text))}"
+    return told
+
+
+def shell_word(key: str, form: str) -> str:
+    """``key=form`` as it is typed in a shell, with the shell's own quotes around it."""
+    word = f"{key}={form}"
+    return f'"{word}"' if not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _deletion(key: str, equals: str, text: str) -> Setting | Fault:
     key = _canonical(key)
-    if equals or open_parent(key) is None:
-        hint = f"{key}=none" if key in STAGES else f"{key}=null"
-        return Fault(key, f"~{key}: only entries of a free table such as model.lr_scale can be deleted; try {hint}")
-    return Setting("delete", key, "", None)
+    if not equals and open_parent(key) is not None:
+        return Setting("delete", key, "", None)
+    told = f"~{key}: only entries of a free table such as model.lr_scale can be deleted"
+    if key in STAGES:
+        told += f"; try {key}=none"
+    elif type(None) in options(_hint(key)) and key in all_keys():
+        told += f"; try {key}=null"
+    elif key in all_keys():
+        told += f"; {key} always has a value: {describe(_hint(key))}"
+    else:
+        near = nearest(key, tuple(all_keys()))
+        told += f", and there is no key {key}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    return Fault(key, told)
 
 
 def names_code(key: str, value: Any) -> bool:
@@ -197,9 +256,13 @@ def _missing_choices(setting: Setting) -> list[Fault]:
     for name in names:
         if name in known:
             continue
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+        near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
         text = f"{setting.key}={name}: there is no {group} of this name"
-        text += f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+        if near:
+            text += f"; did you mean {' or '.join(near)}?"
+            text += f" There are {', '.join(known)}." if len(known) <= SHORT else ""
+        else:
+            text += f"; there are {', '.join(known)}"
         if group == "model":
             text += f" Any timm name works as model=timm model.name={name}"
         faults.append(Fault(setting.key, text))
@@ -220,6 +283,14 @@ def _parse(text: str) -> tuple[Any, tuple[str, ...] | None]:
         return None, tuple(str(item) for item in override.sweep_string_iterator())
     except HydraException as error:
         raise ValueError(str(error).splitlines()[0]) from error
+
+
+def _readable(text: str) -> bool:
+    try:
+        _parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _quote(text: str) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -232,10 +233,12 @@ def _number_or_text(hint: Any, value: Any) -> Any:
         if not _NUMBER.fullmatch(value):
             return _BAD
         value = float(value)
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return _BAD
     if hint is int:
         return int(value) if value == int(value) else _BAD
+    if abs(value) > sys.float_info.max:  # a whole number of hundreds of digits
+        return _BAD
     return float(value) if hint is float else _BAD
 
 
@@ -275,7 +278,9 @@ def describe(hint: Any) -> str:
 
 def _bounds(bounds: nodes.Range) -> str:
     signs = ((">=", bounds.ge), (">", bounds.gt), ("<=", bounds.le), ("<", bounds.lt))
-    return " and ".join(f"{sign} {value:g}" for sign, value in signs if value is not None)
+    return " and ".join(
+        f"{sign} {value if isinstance(value, int) else format(value, 'g')}" for sign, value in signs if value is not None
+    )
 
 
 def show(value: Any) -> str:

@@ -14,12 +14,14 @@ import math
 import os
 import re
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from dam.compose import compose, examine_settings, with_value
@@ -29,7 +31,7 @@ from dam.errors import UserError
 from dam.files import atomic_write_text
 from dam.overrides import Setting, open_parent, read
 from dam.schema import ConfigError, Fault
-from dam.sweep_table import Record, as_text, mean_aucs, read_records, write_csv
+from dam.sweep_table import Record, as_plan, as_text, mean_aucs, read_records, write_csv
 
 LAUNCHERS = {
     "basic": "",
@@ -48,6 +50,7 @@ class Plan:
     jobs: list[dict[str, str]]
     folder: Path
     sweeper: str
+    dry_run: bool
 
 
 def run_sweep(words: list[str], start: Callable[..., Any] | None = None) -> int:
@@ -56,6 +59,19 @@ def run_sweep(words: list[str], start: Callable[..., Any] | None = None) -> int:
     ``start`` stands in for ``dam.training.run.start`` in tests. Raises ``UserError`` before anything was started.
     """
     plan = make_plan(words)
+    if plan.dry_run:
+        with tempfile.TemporaryDirectory(prefix="dam-dry-run-") as folder:
+            code, records = _run_jobs(replace(plan, folder=Path(folder)), words, start)
+        print(f"\n{as_plan(records)}")
+    else:
+        print(f"sweep: {len(plan.jobs) or 'drawn'} runs in {_shown(plan.folder)}", flush=True)
+        code, records = _run_jobs(plan, words, start)
+        print(f"\n{as_text(records)}\n\nsweep: {_shown(write_csv(plan.folder, records))}")
+    return code or int(any(record.state != "done" for record in records))
+
+
+def _run_jobs(plan: Plan, words: list[str], start: Callable[..., Any] | None) -> tuple[int, list[Record]]:
+    """Run the jobs into ``plan.folder``: the exit code of the launcher and what each job left."""
     swept = [_shown_key(setting) for setting in plan.settings if setting.sweep is not None]
     notes = {
         "pid": os.getpid(),
@@ -63,9 +79,10 @@ def run_sweep(words: list[str], start: Callable[..., Any] | None = None) -> int:
         "swept": swept,
         "jobs": plan.jobs,
         "sweeper": plan.sweeper,
+        "dry_run": plan.dry_run,
     }
+    plan.folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(plan.folder / "sweep.json", json.dumps(notes, indent=2) + "\n")
-    print(f"sweep: {len(plan.jobs) or 'drawn'} runs in {_shown(plan.folder)}", flush=True)
     code = 0
     try:
         _hydra_multirun(plan, partial(job, start=start))
@@ -75,17 +92,17 @@ def run_sweep(words: list[str], start: Callable[..., Any] | None = None) -> int:
         atomic_write_text(plan.folder / "launcher_error.txt", traceback.format_exc())
         print(f"the launcher stopped: {type(error).__name__}: {error}", file=sys.stderr)
         code = 1
-    records = read_records(plan.folder, plan.jobs)
-    path = write_csv(plan.folder, records)
-    print(f"\n{as_text(records)}\n\nsweep: {_shown(path)}")
-    return code or int(any(record.state != "done" for record in records))
+    return code, read_records(plan.folder, plan.jobs)
 
 
 # ---------------------------------------------------------------- before the first job
 
 
 def make_plan(words: list[str]) -> Plan:
-    """Read, expand and check a sweep, and make its directory. Raises ``ConfigError`` with all faults of all jobs."""
+    """Read, expand and check a sweep, and make its directory (none for ``dry_run=true``).
+
+    Raises ``ConfigError`` with all faults of all jobs.
+    """
     settings, faults = read(words)
     grids = [setting for setting in settings if setting.key == "sweep"]
     if grids:
@@ -97,20 +114,25 @@ def make_plan(words: list[str]) -> Plan:
     parent = next((setting for setting in settings if setting.key == "run_dir"), None)
     if parent is not None and parent.sweep is not None:
         faults.append(Fault("run_dir", "run_dir is the parent of the jobs' directories under -m: give one"))
+    if any(setting.key == "dry_run" and setting.sweep is not None for setting in settings):
+        faults.append(Fault("dry_run", "dry_run is for the whole sweep: give it one value"))
     tasks = [setting for setting in settings if setting.kind != "hydra" and setting.key != "run_dir"]
     combinations, more = _combinations(tasks, sweeper)
     config, found = _check_jobs(combinations)
-    faults = [*faults, *more, *found]
+    faults = [*faults, *found] or more  # a missing axis is worth a word only where nothing else is wrong
     if faults or config is None:
         raise ConfigError(faults)
-    folder = _make_folder(config.name, parent or hydra.get("hydra.sweep.dir"))
+    folder = _folder(config.name, parent or hydra.get("hydra.sweep.dir"), make=not config.dry_run)
     swept = {_shown_key(task) for task in tasks if task.sweep is not None}
     jobs = [
         {_shown_key(task): _shown_text(task) for task in combination if _shown_key(task) in swept}
         for combination in combinations
     ]
-    kept = [setting for setting in settings if setting.key not in ("run_dir", "hydra.sweep.dir")]
-    return Plan(kept, jobs if sweeper == "basic" else [], folder, sweeper)
+    dropped = ("run_dir", "hydra.sweep.dir")
+    if config.dry_run:  # planned in this process: other machines do not see its temporary folder
+        dropped += ("hydra/launcher", "hydra.launcher.")
+    kept = [setting for setting in settings if not setting.key.startswith(dropped)]
+    return Plan(kept, jobs if sweeper == "basic" else [], folder, sweeper, config.dry_run)
 
 
 def _grid(setting: Setting) -> list[str]:
@@ -166,15 +188,18 @@ def _check_jobs(combinations: list[list[Setting]]) -> tuple[Config | None, list[
     return first, faults
 
 
-def _make_folder(name: str, given: Setting | None) -> Path:
+def _folder(name: str, given: Setting | None, make: bool) -> Path:
     if given is not None:
         folder = Path(str(given.value)).expanduser().absolute()
         for file, what in (("sweep.json", "a sweep"), ("config.yaml", "a run")):
             if (folder / file).exists():
                 raise UserError(f"{folder} already holds {what}; name another with {given.key}=PATH")
-        folder.mkdir(parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
     sweeps = Path("outputs", name, "sweeps").absolute()
+    if not make:
+        return sweeps
     sweeps.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     for suffix in itertools.count():
@@ -213,7 +238,7 @@ def job(_config: Any, start: Callable[..., Any] | None = None) -> float:
     hydra = HydraConfig.get()
     folder = Path(hydra.sweep.dir)
     words = [str(word) for word in hydra.overrides.task]
-    notes = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    notes = _notes(folder)
     settings, _ = read(words)
     swept = {_shown_key(setting): setting for setting in settings if _shown_key(setting) in notes["swept"]}
     record = Record(int(hydra.job.num), {key: _shown_text(setting) for key, setting in swept.items()}, "running")
@@ -224,6 +249,8 @@ def job(_config: Any, start: Callable[..., Any] | None = None) -> float:
     record.write(folder)
     interrupted = _run(record, words, folder, start)
     record.write(folder)
+    if record.state != "done":
+        print(f"[{record.num + 1}{of}] {record.state}: {record.error}", flush=True)
     if interrupted and os.getpid() == notes["pid"]:
         raise KeyboardInterrupt
     if record.mean_val_auc is not None:
@@ -249,18 +276,25 @@ def _run(record: Record, words: list[str], folder: Path, start: Callable[..., An
     except (Exception, SystemExit) as error:  # a job may fail in any way; the others go on
         log = folder / "jobs" / f"{record.num}.log"
         atomic_write_text(log, traceback.format_exc())
-        record.state, record.error = "failed", f"{type(error).__name__}: {error} (traceback: {_shown(log)})"
+        record.state, record.error = "failed", f"{type(error).__name__}: {error}"
+        if not _notes(folder)["dry_run"]:
+            record.error += f" (traceback: {_shown(log)})"
     else:
         if result.table:
             print(result.table, flush=True)
         if result.exit_code == 130:
-            record.state, record.error = "interrupted", f"go on with: dam train resume={record.run_dir}"
+            record.state, record.error = "interrupted", f"go on with: dam train {quote(f'resume={record.run_dir}')}"
             return True
         record.state = "failed" if result.exit_code else "done"
         record.error = f"exit code {result.exit_code}, see {record.run_dir}" if result.exit_code else ""
         record.mean_val_auc = None if math.isnan(result.mean_val_auc) else float(result.mean_val_auc)
         record.auc = mean_aucs(Path(record.run_dir))
     return False
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    notes: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    return notes
 
 
 def _slug(record: Record) -> str:

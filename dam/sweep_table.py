@@ -90,8 +90,21 @@ def as_text(records: list[Record]) -> str:
     rows = [row[:-1] for row in table(records)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    bad = [record for record in records if record.state != "done"]
-    if bad:
-        lines.append("")
-        lines += [f"job {record.num} {record.state}: {record.error or 'the sweep ended before it'}" for record in bad]
-    return "\n".join(lines)
+    bad = _bad(records)
+    return "\n".join([*lines, "", *bad] if bad else lines)
+
+
+def as_plan(records: list[Record]) -> str:
+    """The end of a dry run: how many jobs were planned, and one line for each job that would fail."""
+    bad = _bad(records)
+    told = f"{len(records) - len(bad)} of {len(records)} runs planned, nothing was written"
+    way_out = "correct the others first" if bad else "leave out dry_run=true to start"
+    return "\n".join([*bad, f"{told}; {way_out}"])
+
+
+def _bad(records: list[Record]) -> list[str]:
+    return [
+        f"job {record.num} {record.state}: {record.error or 'the sweep ended before it'}"
+        for record in records
+        if record.state != "done"
+    ]

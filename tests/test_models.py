@@ -78,6 +78,14 @@ def test_keep_head_takes_the_labels_row() -> None:
     assert torch.allclose(warm.eval()(images), expected)
 
 
+def test_keep_head_follows_a_permutation_of_all_labels() -> None:
+    warm = build_model(CFG, 3, 3, 32, 0)
+    state = {key: value.clone() for key, value in warm.state_dict().items()}
+    keep_head(warm, state, [2, 0, 1])
+    assert torch.equal(warm.linear.weight, state["linear.weight"][[2, 0, 1]])
+    assert torch.equal(warm.linear.bias, state["linear.bias"][[2, 0, 1]])
+
+
 def test_unknown_name_names_the_nearest() -> None:
     with pytest.raises(UserError, match="densenet121"):
         check_name("densnet121")

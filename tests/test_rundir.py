@@ -99,7 +99,7 @@ def test_atomic_path_leaves_the_old_file_on_failure(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-@pytest.mark.parametrize(("positives", "rule"), [(49, "last"), (50, "best")])
+@pytest.mark.parametrize(("positives", "rule"), [(49, "last"), (50, "smoothed")])
 def test_auto_takes_the_last_weights_below_fifty_positives(positives: int, rule: str) -> None:
     targets = np.zeros((200, 2))
     targets[:positives, 0] = 1
@@ -110,12 +110,17 @@ def test_auto_takes_the_last_weights_below_fifty_positives(positives: int, rule:
 
 
 def test_selection_smooths_over_three_and_never_takes_nan() -> None:
-    chosen = selection.Selection("best")
     values = [0.5, 0.9, 0.4, math.nan, 0.6, 0.6, 0.7, 0.8, 0.1]
-    kept = [chosen.add(value, step)[1] for step, value in enumerate(values)]
-    # Means of up to three: .5 .7 .6 nan nan nan .633 .7 .533: the first .7 stays, an equal one later does not win.
-    assert kept == [True, True, False, False, False, False, False, False, False]
-    assert chosen.best == pytest.approx(0.7) and chosen.best_step == 1
+    chosen = selection.Selection("smoothed")
+    kept = [chosen.add(value, step)[1] for step, value in enumerate(values, start=1)]
+    # Means of three: - - .6 nan nan nan .633 .7 .533
+    assert kept == [False, False, True, False, False, False, True, True, False]
+    assert chosen.best == pytest.approx(0.7) and chosen.best_step == 8
+    plain = selection.Selection("best")
+    assert [plain.add(value, step)[1] for step, value in enumerate(values, start=1)][:2] == [True, True]
+    assert (plain.best, plain.best_step) == (0.9, 2)
+    last = selection.Selection("last")
+    assert not any(last.add(value, step)[1] for step, value in enumerate(values, start=1)) and last.best_step == 0
 
 
 def test_metrics_file_is_cut_back_to_the_checkpoint(tmp_path) -> None:
@@ -125,10 +130,10 @@ def test_metrics_file_is_cut_back_to_the_checkpoint(tmp_path) -> None:
     state = {key: [list(row) for row in rows] for key, rows in state.items()}
     expected = (tmp_path / "metrics.csv").read_text()
     metrics.add({"step": 2, "epoch": 0.2, "a3": 1.5}, 1.0, 2.0)
-    assert metrics.last("a3") == 1.5
+    assert metrics.column("a3") == [1.5]
     again = MetricsFile(tmp_path, ("a", "b"))
     again.load_state_dict(state)
-    assert again.last("a3") is None
+    assert again.column("a3") == []
     again.add({"step": 2, "epoch": 0.2, "a3": 1.5}, 9.0, 2.0)
     assert (tmp_path / "metrics.csv").read_text().startswith(expected)
     assert "0.30000000000000004" in expected

@@ -7,6 +7,7 @@ from typing import Any
 
 from dam.config_files import LAYERS, choices, group_of, mounts
 from dam.errors import UserError
+from dam.overrides import PATH_KEYS
 from dam.schema import all_keys, literals, options
 
 HELP = """
@@ -19,6 +20,7 @@ examples:
   dam completion fish > ~/.config/fish/completions/dam.fish
 """
 
+# Where dam has no word to offer (`data.root=/da`), the shell completes paths.
 # COMP_WORDBREAKS cuts words at '=': the line itself is completed and what stands before the cut is taken off again.
 _BASH = r"""
 _dam() {
@@ -28,22 +30,37 @@ _dam() {
     if [[ "$COMP_WORDBREAKS" == *=* && "$word" == *=* ]]; then head="${word%=*}="; fi
     local IFS=$'\n'
     COMPREPLY=($(dam __complete "$line" 2>/dev/null))
+    if [[ ${#COMPREPLY[@]} -eq 0 ]]; then return; fi
     COMPREPLY=("${COMPREPLY[@]#"$head"}")
-    if [[ ${#COMPREPLY[@]} -ge 1 && "${COMPREPLY[0]}" == *[=.] ]]; then compopt -o nospace; fi
+    if [[ "${COMPREPLY[0]}" == *[=.] ]]; then compopt -o nospace; fi
 }
-complete -F _dam dam
+complete -o bashdefault -o default -F _dam dam
 """
 _ZSH = r"""
 _dam() {
     local -a found
-    found=("${(@f)$(dam __complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
-    compadd -Q -S '' -- $found
+    found=(${(f)"$(dam __complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)"})
+    if (( ${#found} )); then
+        compadd -Q -S '' -- $found
+    else
+        compset -P '*='
+        _files
+    fi
 }
 compdef _dam dam
 """
 _FISH = """
-complete -c dam -f -a '(dam __complete (commandline -cp) 2>/dev/null)'
+function __dam_words
+    dam __complete (commandline -cp) 2>/dev/null
+end
+complete -c dam -f -n 'count (__dam_words) >/dev/null' -a '(__dam_words)'
 """
+_OPTIONS = {"train": ["-m", "--cfg", "--help"], "data": ["--images", "--help"]}
+_WORDS = {
+    "device": ["auto", "cpu", "cuda", "mps"],
+    "hydra/launcher": ["basic", "joblib", "submitit_local", "submitit_slurm"],
+    "hydra/sweeper": ["basic", "optuna"],
+}
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
@@ -72,13 +89,15 @@ def complete(line: str) -> list[str]:
 
         pool = [*COMMANDS, "--help", "--version"]
     elif before[0] == "list":
-        pool = ["datasets", "models", "objectives", "experiments"]
+        pool = ["datasets", "models", "objectives", "experiments", "--help"]
     elif before[0] == "completion":
-        pool = list(_SCRIPTS)
+        pool = [*_SCRIPTS, "--help"]
     elif before == ["data"]:
-        pool = ["check"]
-    elif before[0] in ("train", "data"):
-        return _config_words(last)
+        pool = ["check", "--help"]
+    elif before[-1] in ("-c", "--cfg"):
+        pool = ["job"]
+    elif before[0] in _OPTIONS:
+        return [word for word in _OPTIONS[before[0]] if word.startswith(last)] + _config_words(last)
     else:
         pool = []
     return [word for word in pool if word.startswith(last)]
@@ -96,7 +115,10 @@ def _config_words(last: str) -> list[str]:
         return sorted(mark + word for word in found)
     *done, part = begun.split(",")
     stem = mark + key + "=" + "".join(f"{word}," for word in done)
-    return [stem + word for word in _values(key) if word.startswith(part)]
+    words = [word for word in _values(key) if word.startswith(part)]
+    if key in PATH_KEYS and not part:
+        return []  # paths, which the shell completes
+    return [stem + word for word in words]
 
 
 def _level(name: str, depth: int) -> str:
@@ -110,10 +132,8 @@ def _values(key: str) -> list[str]:
     group = group_of(key)
     if group is not None:
         return list(choices(group))
-    if key == "hydra/launcher":
-        return ["basic", "joblib", "submitit_local", "submitit_slurm"]
-    if key == "hydra/sweeper":
-        return ["basic", "optuna"]
+    if key in _WORDS:
+        return _WORDS[key]
     hint: Any = all_keys().get(key, (None, ()))[0]
     if hint is None:
         table = key.rpartition(".")[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from dam.errors import UserError
 
 HELP = """
@@ -23,13 +25,19 @@ def run(arguments: list[str]) -> int:
         said = f"'{arguments[0]}'" if arguments else "nothing"
         raise UserError(f"`dam data` was given {said}: write `dam data check`, see `dam data --help`")
     words = [word for word in arguments[1:] if word != "--images"]
+    for word in words:
+        if word.startswith("-"):
+            near = "; did you mean --images?" if difflib.get_close_matches(word, ["--images"]) else ""
+            raise UserError(f"{word} is no option of `dam data check`, which has only --images{near}")
     from dam.compose import compose
 
     config = compose(words)
     from dam.data import load_table
 
     table = load_table(config.data)
-    print(f"{table.name}: {len(table.frame)} images, root {table.root}")
+    from dam.data.table import counted
+
+    print(f"{table.name}: {counted(len(table), 'image')}, root {table.root}")
     for note in table.notes:
         print(f"  {note}")
     print(table.counts().to_string(index=False))

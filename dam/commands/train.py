@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from dam.config_files import GROUPS, LAYERS, choices
 from dam.errors import UserError
@@ -22,7 +23,8 @@ examples:
 more:
   dam train +experiment=quickstart dry_run=true          check everything, train nothing
   dam train data=csv data.csv=labels.csv data.root=images 'data.labels=[Edema]' model=densenet121
-  dam train auc.loss.inner=batch auc.optimizer=adamw     another optimizer for the AUC stage
+  dam train auc=auc_margin                               the papers' min-max form with PESG
+  dam train auc.optimizer=sgd auc.optimizer.lr=0.01      another optimizer for the AUC stage
   dam train -m +experiment=quickstart auc.loss.margin=0.3,1.0
   dam train -m +experiment=quickstart +sweep=margin hydra/launcher=joblib hydra.launcher.n_jobs=2
   dam train resume=outputs/quickstart/2026-01-31_12-00-00
@@ -40,12 +42,15 @@ Exit codes: 0 done, 1 failed, 2 your mistake (one sentence), 130 interrupted and
 def run(arguments: list[str]) -> int:
     """Train as the words say; returns the exit code."""
     words, options = _options(arguments)
+    _check_resume_form(words)
     runs = [word.partition("=")[2] for word in words if word.startswith("resume=")]
+    if len(runs) > 1:
+        raise UserError(f"resume={runs[0]} and resume={runs[1]}: one command resumes one run")
     words = [word for word in words if not word.startswith("resume=")]
     if runs:
         if options:
             raise UserError(f"resume= goes on with one run and takes no {' '.join(options)}")
-        return _resume(runs, words, arguments)
+        return _resume(runs[0], words, arguments)
     if "--cfg" in options:
         if "-m" in options:
             raise UserError("--cfg prints one config: leave out -m and give each key one value")
@@ -74,7 +79,8 @@ def _options(arguments: list[str]) -> tuple[list[str], list[str]]:
         elif word in ("-c", "--cfg") or word.startswith("--cfg="):
             kind = word.partition("=")[2] or next(rest, "")
             if kind != "job":
-                raise UserError(f"--cfg {kind}: only `--cfg job` is offered, the config of the run")
+                said = f"--cfg {kind}".strip()
+                raise UserError(f"`{said}`: write `--cfg job`, which prints the config of the run and stops")
             options.append("--cfg")
         else:
             words.append(word)
@@ -88,12 +94,22 @@ def _print_config(words: list[str]) -> int:
     return 0
 
 
-def _resume(runs: list[str], words: list[str], arguments: list[str]) -> int:
-    folder = Path(runs[-1].strip("'\"")).expanduser()
-    if not runs[-1] or not folder.is_dir():
-        raise UserError(f"resume={runs[-1]}: there is no such directory; give a run, such as outputs/NAME/DATE_TIME")
+def _check_resume_form(words: list[str]) -> None:
+    """``--resume r1`` and the like are told the one form there is."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, run = word.partition("=")
+        if name.lstrip("+-") == "resume" and (name != "resume" or not equals):
+            run = run or (after if after and "=" not in after else "RUN")
+            raise UserError(f"'{word}' is not how a run is resumed: write {quote(f'resume={run}')}")
+
+
+def _resume(given: str, words: list[str], arguments: list[str]) -> int:
+    folder = Path(given.strip("'\"")).expanduser()
+    if not given or not folder.is_dir():
+        what = "is a file" if folder.is_file() else "there is no such directory"
+        raise UserError(f"resume={given}: {what}; give the directory of a run, such as outputs/NAME/DATE_TIME")
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"resume={runs[-1]} is no run: it holds no config.yaml; give outputs/NAME/DATE_TIME")
+        raise UserError(f"resume={given} is no run: it holds no config.yaml; give outputs/NAME/DATE_TIME")
     from dam.compose import from_yaml, resume_changes
 
     config_file = folder / "config.yaml"

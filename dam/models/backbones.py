@@ -6,9 +6,11 @@ timm is imported inside functions: it takes seconds, and a name can be checked o
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +46,7 @@ def build_model(cfg: ModelConfig, outputs: int, in_chans: int, image_size: int, 
     """
     check_name(cfg.name)
     timm = _timm()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed is said below
     options: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
     if cfg.drop_rate:
         options["drop_rate"] = cfg.drop_rate
@@ -72,6 +75,21 @@ def build_model(cfg: ModelConfig, outputs: int, in_chans: int, image_size: int, 
     return model
 
 
+def check_model(cfg: ModelConfig, image_size: int) -> None:
+    """Build the network without its weights, group its parameters and run one image. Raises ``UserError``."""
+    model = build_model(replace(cfg, weights=None), 1, 3, image_size, 0)
+    parameter_groups(model, 1.0, cfg)
+    try:
+        with torch.inference_mode():
+            model.eval()
+            model.forward_head(model.forward_features(torch.zeros(1, 3, image_size, image_size)))  # type: ignore[operator]
+    except Exception as error:  # whatever a network says of a size or a form it cannot take
+        raise UserError(
+            f"model.name={cfg.name} cannot be used at image_size={image_size} ({_first_line(error)}); try another "
+            "size, or another network"
+        ) from error
+
+
 def redraw_head(model: nn.Module, outputs: int, seed: int) -> None:
     """Give ``model`` a new head of ``outputs`` logits, drawn from ``seed``; no other tensor changes."""
     with seeded(seed + 1):
@@ -89,11 +107,13 @@ def head_names(model: nn.Module) -> list[str]:
 def keep_head(model: nn.Module, state: dict[str, Tensor], rows: list[int]) -> None:
     """Copy the rows ``rows`` (labels) of the head in ``state`` into the head of ``model`` (len(rows) outputs)."""
     own = dict(model.named_parameters())
+    heads = head_names(model)
+    outputs = state[next(name for name in heads if name.endswith("bias"))].shape[0]
     with torch.no_grad():
-        for name in head_names(model):
+        for name in heads:
             source = state[name]
             # Weight (K, features) and bias (K,) are cut by label; anything else of a head is shared by the labels.
-            own[name].copy_(source[rows] if source.shape != own[name].shape else source)
+            own[name].copy_(source[rows] if source.shape[0] == outputs else source)
 
 
 def input_statistics(cfg: ModelConfig, in_chans: int) -> tuple[list[float], list[float]]:

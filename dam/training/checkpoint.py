@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dam.errors import UserError
-from dam.files import atomic_path
+from dam.files import atomic_write_bytes
 
 log = logging.getLogger("dam")
 
@@ -22,8 +23,9 @@ NEWEST, BEFORE = "last.ckpt", "previous.ckpt"
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values) as the newest checkpoint; the one before is kept beside it."""
     newest, before = folder / NEWEST, folder / BEFORE
-    with atomic_path(folder / "next.ckpt") as temporary:
-        torch.save(state, temporary)
+    buffer = io.BytesIO()  # so that a full disk is an OSError
+    torch.save(state, buffer)
+    atomic_write_bytes(folder / "next.ckpt", buffer.getbuffer())
     if newest.exists():
         newest.replace(before)
     (folder / "next.ckpt").replace(newest)
@@ -56,11 +58,10 @@ def remove(folder: Path) -> None:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Slim, contiguous safetensors without metadata, so that equal weights are equal files."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)
+    atomic_write_bytes(path, save(state))  # save_file would leave a file that only its owner can read
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -47,12 +48,21 @@ def resolve(cfg: Config) -> Device:
     device = _device(cfg.device)
     precision = cfg.precision
     if precision == "auto":
-        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if device.type == "cuda" else "fp32"
+        precision = (
+            ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
+            if device.type == "cuda"
+            else "fp32"
+        )
     if precision == "fp16" and device.type != "cuda":
         raise UserError(f"precision=fp16 needs a CUDA device, not {device.type}; use precision=bf16 or fp32")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not cfg.deterministic
         torch.backends.cudnn.deterministic = cfg.deterministic
+    deterministic = cfg.deterministic and device.type == "cuda"
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix is multiplied
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     channels_last = None if cfg.memory_format == "auto" else cfg.memory_format == "channels_last"
     return Device(device, _DTYPES.get(precision), channels_last)
 

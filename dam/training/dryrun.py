@@ -14,10 +14,10 @@ from dam.data.store import open_store
 from dam.data.table import ImageTable
 from dam.training import tracking
 from dam.training.device import Device
-from dam.training.inputs import Inputs
+from dam.training.inputs import on_paper
 from dam.training.interrupt import StopRequest
 from dam.training.networks import new_network
-from dam.training.plan import PlannedStage, make_plan
+from dam.training.plan import WARM_START, PlannedStage, make_plan
 from dam.training.rundir import RunDirectory
 from dam.training.stage import Stage, StageTools
 
@@ -28,43 +28,37 @@ def dry_run(cfg: Config, table: ImageTable, device: Device) -> str:
     """The plan as text. Only a sample of the images is decoded; nothing is left on disk. Raises ``UserError``."""
     with tempfile.TemporaryDirectory(prefix="dam-dry-run-") as folder:
         run = RunDirectory(Path(folder) / "run")
-        real = make_plan(cfg, _paper_inputs(cfg, table), run)
-        tools, read_seconds = _sample_tools(replace(cfg, data=replace(cfg.data, store=folder)), table, device)
+        real = make_plan(cfg, on_paper(cfg, table), run)
+        if cfg.warm_start is not None and cfg.warm_start.run is not None:
+            real = [planned for planned in real if planned.spec.name != WARM_START]
+        tools, read_seconds = _sample_tools(replace(cfg, data=replace(cfg.data, store=folder)), table, device, run)
         seconds = [_timed_step(planned, tools, Path(folder)) for planned in real]
-        parameters = sum(p.numel() for p in new_network(cfg, 1, tools).parameters())
+        parameters = sum(p.numel() for p in new_network(1, tools, None).parameters())
     lines = _plan_lines(cfg, table, real, seconds)
     images = len(table)
     store_bytes = images * cfg.image_size**2 * tools.inputs.store.channels
     total = sum(step * planned.spec.steps for planned, step in zip(real, seconds, strict=True))
     lines += [
-        f"image store: {images} images, {store_bytes / 1e6:.0f} MB, about {_time(read_seconds * images)} to build",
+        f"image store: {images} images, {store_bytes / 1e6:.1f} MB, about {_time(read_seconds * images)} to build",
         f"training: about {_time(total)} on {device.device}, validation and report not counted",
-        f"{cfg.model.name}: {parameters / 1e6:.2f} million parameters, {parameters * 4 / 1e6:.0f} MB a weights file, "
+        f"{cfg.model.name}: {parameters / 1e6:.2f} million parameters, {parameters * 4 / 1e6:.1f} MB a weights file, "
         f"{_memory(device)}",
+        f"{len(tools.inputs.table)} of {images} images were decoded; `dam data check --images` reads all of them",
         "nothing was written; leave out dry_run=true to start",
     ]
     return "\n".join(lines)
 
 
-def _paper_inputs(cfg: Config, table: ImageTable) -> Inputs:
-    """Inputs of the whole table for planning only: the plan reads targets, never an image."""
-    splits = {split: table.split(split) for split in ("train", "val", "test")}
-    return Inputs(table, None, np.arange(len(table)), splits, None, cfg.workers, False)  # type: ignore[arg-type]
-
-
-def _sample_tools(cfg: Config, table: ImageTable, device: Device) -> tuple[StageTools, float]:
+def _sample_tools(cfg: Config, table: ImageTable, device: Device, run: RunDirectory) -> tuple[StageTools, float]:
     """Inputs of a few batches of real images, and the seconds it took to read one."""
-    from dam.data.augment import Augment
-
     rows = _sample_rows(cfg, table)
     sample = table.with_frame(table.frame.iloc[rows])
     began = time.perf_counter()
     store, sample = open_store(sample, cfg.data, cfg.image_size, max(1, cfg.workers), progress=False)
     seconds = (time.perf_counter() - began) / len(rows)
     splits = {split: sample.split(split) for split in ("train", "val", "test")}
-    augment = Augment(cfg.augment, cfg.image_size, cfg.seed) if cfg.augment.train else None
-    inputs = Inputs(sample, store, store.rows_for(sample), splits, augment, cfg.workers, device.is_cuda)
-    return StageTools(cfg, inputs, device, StopRequest(), tracking.Trackers([])), seconds
+    inputs = replace(on_paper(cfg, sample), store=store, store_rows=store.rows_for(sample), splits=splits)
+    return StageTools(cfg, run, inputs, device, StopRequest(), tracking.Trackers([])), seconds
 
 
 def _sample_rows(cfg: Config, table: ImageTable) -> np.ndarray:
@@ -82,7 +76,7 @@ def _sample_rows(cfg: Config, table: ImageTable) -> np.ndarray:
 def _timed_step(planned: PlannedStage, tools: StageTools, folder: Path) -> float:
     """Seconds of one training step of this stage, measured on real images."""
     spec = replace(planned.spec, steps=_STEPS, eval_every=_STEPS + 1, folder=folder / planned.spec.name)
-    network = new_network(tools.cfg, len(spec.labels), tools)
+    network = new_network(len(spec.labels), tools, None)
     stage = Stage(spec, tools, network)
     return stage.time_steps()
 
@@ -96,7 +90,7 @@ def _plan_lines(cfg: Config, table: ImageTable, plan: list[PlannedStage], second
         lines.append(
             f"{spec.name}: {spec.objective.loss.name} with {spec.objective.optimizer.name}, {spec.steps} steps = "
             f"{spec.steps / spec.steps_per_epoch:.2f} epochs, {spec.steps * cfg.batch_size} images, "
-            f"{spec.steps // spec.eval_every} evaluations, about {_time(step * spec.steps)}"
+            f"evaluated every {spec.eval_every}, about {_time(step * spec.steps)}"
         )
     return lines
 

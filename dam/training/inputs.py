@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dam.config import AugmentConfig, Config
 from dam.data.augment import Augment
 from dam.data.loader import Loader
 from dam.data.sampling import Draw
@@ -22,7 +23,8 @@ class Inputs:
     store: ImageStore
     store_rows: np.ndarray
     splits: dict[str, np.ndarray]
-    augment: Augment | None
+    augment: AugmentConfig
+    image_size: int
     workers: int
     pin: bool
 
@@ -38,12 +40,14 @@ class Inputs:
         known: np.ndarray = rows[~np.isnan(self.targets(rows, labels)).all(axis=1)]
         return known
 
-    def loader(self, rows: np.ndarray, labels: Sequence[str], augmented: bool) -> Loader:
+    def loader(self, rows: np.ndarray, labels: Sequence[str], augment_seed: int | None = None) -> Loader:
+        """Batches of ``rows``, augmented as a function of ``augment_seed``, or as they are without one."""
+        augmented = augment_seed is not None and bool(self.augment.train)
         return Loader(
             self.store,
             self.store_rows[rows],
             self.targets(rows, labels),
-            augment=self.augment if augmented else None,
+            augment=Augment(self.augment, self.image_size, augment_seed or 0) if augmented else None,
             table_rows=rows,
             workers=self.workers,
             pin=self.pin,
@@ -58,7 +62,23 @@ class Inputs:
         first = self.targets(rows, self.table.labels[:1])[:, 0]
         half = max(1, batch_size // 2)
         chosen = np.sort(np.concatenate([rows[first >= 0.5][:half], rows[first < 0.5][:half]]))
-        return replace(self, splits={**self.splits, "train": chosen, "val": chosen}, augment=None)
+        return replace(
+            self, splits={"train": chosen, "val": chosen, "test": chosen[:0]}, augment=AugmentConfig(train=[])
+        )
+
+
+def on_paper(cfg: Config, table: ImageTable) -> Inputs:
+    """Inputs of a table whose images nobody has opened yet: enough for the plan, which reads targets only."""
+    return Inputs(
+        table=table,
+        store=None,  # type: ignore[arg-type]
+        store_rows=np.arange(len(table)),
+        splits={split: table.split(split) for split in ("train", "val", "test")},
+        augment=cfg.augment,
+        image_size=cfg.image_size,
+        workers=cfg.workers,
+        pin=False,
+    )
 
 
 def in_order(count: int, batch_size: int) -> list[Draw]:

@@ -8,6 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dam.evaluation.auc import roc_auc
 from dam.files import atomic_write_text
 
 COLUMNS = (
@@ -45,18 +48,32 @@ class MetricsFile:
         atomic_write_text(self._folder / "metrics.csv", _csv(self._columns, self._rows))
         atomic_write_text(self._folder / "timing.csv", _csv(("step", "seconds", "images_per_second"), self._timing))
 
-    def last(self, column: str) -> float | None:
-        """The newest value of ``column``; None before the first row or where it is blank."""
-        if not self._rows:
-            return None
-        text = self._rows[-1][self._columns.index(column)]
-        return float(text) if text else None
+    def column(self, name: str) -> list[float]:
+        """The values of a column so far, blanks left out."""
+        place = self._columns.index(name)
+        return [float(row[place]) for row in self._rows if row[place]]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self._rows, "timing": self._timing}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rows, self._timing = [list(r) for r in state["rows"]], [list(r) for r in state["timing"]]
+
+
+def label_auc(targets: np.ndarray, scores: np.ndarray) -> float:
+    """ROC AUC of one label over its known targets; NaN where a class is absent."""
+    known = ~np.isnan(targets)
+    positive = targets[known] >= 0.5
+    if positive.all() or not positive.any():
+        return math.nan
+    return float(roc_auc(positive.astype(float), scores[known]))
+
+
+def cross_entropy(targets: np.ndarray, logits: np.ndarray) -> float:
+    """Mean binary cross-entropy over known targets, as a yardstick shared by all objectives."""
+    known = ~np.isnan(targets)
+    z, y = logits[known], targets[known]
+    return float(np.mean(np.logaddexp(0, z) - y * z))
 
 
 def _text(value: Any) -> str:

@@ -57,9 +57,10 @@ class Monitor:
             self._stream.load_state_dict(state["stream"])
 
 
-def has_collapsed(distance: float, margin: float, a3: float, a3_before: float) -> bool:
-    """A rising A3 while the class means lie together: the scores have collapsed, whatever the loss value says."""
-    return a3 > a3_before and abs(distance) < 0.02 * margin
+def has_collapsed(distance: float, margin: float, a3: list[float]) -> bool:
+    """Whether the scores have collapsed, whatever the loss says: the class means lie together and A3, evaluation by
+    evaluation, has risen by 2 % or more above its lowest value."""
+    return len(a3) >= 3 and a3[-1] > 1.02 * min(a3[:-1]) and abs(distance) < 0.02 * margin
 
 
 def _mean(values: Tensor) -> float:

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from dam.config import Config
+from dataclasses import replace
+
 from dam.models.backbones import InputNormalization, build_model, input_statistics, keep_head, redraw_head
 from dam.training import checkpoint
 from dam.training.module import Network
 from dam.training.plan import WARM_START, PlannedStage
-from dam.training.rundir import RunDirectory
 from dam.training.stage import StageTools
 
 
-def new_network(cfg: Config, outputs: int, tools: StageTools) -> Network:
-    """A network with the config's initial weights and ``outputs`` logits, on the run's device."""
+def new_network(outputs: int, tools: StageTools, weights: str | None) -> Network:
+    """A network of ``outputs`` logits on the run's device; ``weights`` as ``model.weights``, None if others follow."""
+    cfg = tools.cfg
     channels = tools.inputs.store.channels
-    model = build_model(cfg.model, outputs, channels, cfg.image_size, cfg.seed)
+    model = build_model(replace(cfg.model, weights=weights), outputs, channels, cfg.image_size, cfg.seed)
     normalization = InputNormalization(*input_statistics(cfg.model, channels))
     network = Network(model, normalization, tools.device, cfg.compile)
     tools.device.place(network, model, cfg.image_size)
     return network
 
 
-def disease_network(cfg: Config, run: RunDirectory, planned: PlannedStage, tools: StageTools) -> Network:
+def disease_network(planned: PlannedStage, tools: StageTools) -> Network:
     """The network of a stage: fresh for the warm start, else its backbone with a redrawn or kept head."""
-    spec = planned.spec
+    spec, cfg = planned.spec, tools.cfg
     if spec.name == WARM_START or cfg.warm_start is None:
-        return new_network(cfg, len(spec.labels), tools)
+        resumed = any((spec.folder / name).exists() for name in (checkpoint.NEWEST, checkpoint.BEFORE))
+        return new_network(len(spec.labels), tools, None if resumed else cfg.model.weights)
     every = tools.inputs.table.labels
-    state = checkpoint.load_weights(run.stage(WARM_START) / f"{cfg.warm_start.take}.safetensors")
-    network = new_network(cfg, len(every), tools)
+    state = checkpoint.load_weights(tools.run.stage(WARM_START) / f"{cfg.warm_start.take}.safetensors")
+    network = new_network(len(every), tools, None)
     network.model.load_state_dict(state)
     redraw_head(network.model, len(spec.labels), cfg.seed)
     if planned.head == "keep":
@@ -37,8 +39,10 @@ def disease_network(cfg: Config, run: RunDirectory, planned: PlannedStage, tools
     return network
 
 
-def trained_network(cfg: Config, planned: PlannedStage, tools: StageTools) -> Network:
+def trained_network(planned: PlannedStage, tools: StageTools) -> Network:
     """The network of a finished stage with its chosen weights."""
-    network = new_network(cfg, len(planned.spec.labels), tools)
-    network.model.load_state_dict(checkpoint.load_weights(planned.spec.folder / "best.safetensors"))
+    network = new_network(len(planned.spec.labels), tools, None)
+    # The weights that the second part begins with are those of the warm start that it is compared with.
+    take = tools.cfg.warm_start.take if planned.spec.name == WARM_START and tools.cfg.warm_start is not None else "best"
+    network.model.load_state_dict(checkpoint.load_weights(planned.spec.folder / f"{take}.safetensors"))
     return network

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dam.config import AUCSquareConfig, Config, ObjectiveConfig, StageConfig
+import numpy as np
+
+from dam.config import AUCSquareConfig, Config, ObjectiveConfig, PESGConfig, StageConfig
+from dam.data.sampling import make_sampler
 from dam.errors import UserError
 from dam.files import slugs
 from dam.objectives import OBJECTIVES, resolve_form
 from dam.training.inputs import Inputs
 from dam.training.rundir import RunDirectory
-from dam.training.stage import StageSpec, stage_sampler
+from dam.training.stage import StageSpec
 
 WARM_START = "warm_start"
 
@@ -37,6 +40,8 @@ def make_plan(cfg: Config, inputs: Inputs, run: RunDirectory) -> list[PlannedSta
     """All stages in the order they are trained. Raises ``UserError`` for a label that is not in the table."""
     stages = []
     every = inputs.table.labels
+    if "mean" in every:
+        raise UserError("no label may be called mean: the reports use that row for the mean over labels; rename it")
     if cfg.warm_start is not None:
         stages.append(_stage(cfg, inputs, cfg.warm_start, cfg.warm_start, WARM_START, every, run.stage(WARM_START)))
     if cfg.auc is None:
@@ -67,14 +72,21 @@ def _stage(
     """``length`` gives the steps: the control takes those of the AUC stage it stands beside."""
     rows = inputs.known("train", labels)
     targets = inputs.targets(rows, labels)
-    per_epoch = stage_sampler(objective, targets, cfg, cfg.seed).steps_per_epoch
-    length_per_epoch = stage_sampler(length, targets, cfg, cfg.seed).steps_per_epoch
+    if len(rows) < cfg.batch_size:
+        raise UserError(
+            f"batch_size={cfg.batch_size} is more than the {len(rows)} training images with a label of "
+            f"{', '.join(labels)}; lower it"
+        )
+    # AUC models and control see the same pictures; the warm start sees others.
+    part = name.split("/", maxsplit=1)[0]
+    seed = _part_seed(cfg.seed, part)
+    per_epoch = make_sampler(objective.sampler, targets, cfg.batch_size, seed).steps_per_epoch
+    length_per_epoch = make_sampler(length.sampler, targets, cfg.batch_size, seed).steps_per_epoch
     steps = length.steps if length.steps is not None else max(1, round((length.epochs or 1) * length_per_epoch))
     if cfg.limit_batches is not None:
         steps = min(steps, cfg.limit_batches)
     probe = objective.optimizer.lr == "probe"
     lr = probe_rates(objective)[0] if objective.optimizer.lr == "probe" else objective.optimizer.lr
-    part = name.split("/", maxsplit=1)[0]
     column = WARM_START if part == WARM_START else column_of(objective)
     title = WARM_START.replace("_", " ") if part == WARM_START else f"{column} {', '.join(labels)}"
     spec = StageSpec(
@@ -87,11 +99,15 @@ def _stage(
         steps=steps,
         steps_per_epoch=per_epoch,
         eval_every=min(steps, max(1, round(length.eval_every * length_per_epoch))),
-        seed=cfg.seed,
+        seed=seed,
         folder=folder,
     )
     head = "new" if part == WARM_START or cfg.warm_start is None else cfg.auc.head if cfg.auc else "redraw"
     return PlannedStage(spec, column, head, probe)
+
+
+def _part_seed(seed: int, part: str) -> int:
+    return int(np.random.SeedSequence([seed, 1 if part == WARM_START else 2]).generate_state(1)[0])
 
 
 def _form(objective: ObjectiveConfig, name: str) -> str:
@@ -106,5 +122,7 @@ def _form(objective: ObjectiveConfig, name: str) -> str:
 
 
 def probe_rates(objective: ObjectiveConfig) -> list[float]:
-    """The three rates ``lr=probe`` tries: PESG's scale is that of SGD, Adam's two orders below."""
-    return [1e-1, 3e-2, 1e-2] if objective.optimizer.name in ("pesg", "sgd") else [1e-3, 3e-4, 1e-4]
+    """The three rates ``lr=probe`` tries: SGD's scale, or two orders below where the step is Adam's."""
+    optimizer = objective.optimizer
+    like_sgd = optimizer.name == "sgd" or (isinstance(optimizer, PESGConfig) and optimizer.mode == "sgd")
+    return [1e-1, 3e-2, 1e-2] if like_sgd else [1e-3, 3e-4, 1e-4]

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from dataclasses import replace
 
-from dam.config import Config
 from dam.files import atomic_write_text
 from dam.training.networks import disease_network
 from dam.training.plan import PlannedStage, probe_rates
-from dam.training.rundir import RunDirectory
 from dam.training.stage import Stage, StageTools
+from dam.training.tracking import Trackers
 
 log = logging.getLogger("dam")
 
 _SHARE, _LEAST_STEPS = 0.1, 30
 
 
-def probe_rate(cfg: Config, run: RunDirectory, planned: PlannedStage, tools: StageTools) -> float:
+def probe_rate(planned: PlannedStage, tools: StageTools) -> float:
     """The rate with the best validation AUC after a tenth of the stage's steps each (at least 30).
 
     What was seen is logged and kept in ``probe.json`` beside the stage's metrics; a resume reads it from there.
@@ -38,9 +38,11 @@ def probe_rate(cfg: Config, run: RunDirectory, planned: PlannedStage, tools: Sta
             eval_every=steps,
             folder=planned.spec.folder / f"probe_{rate:g}",
         )
-        stage = Stage(spec, tools, disease_network(cfg, run, planned, tools))
+        quiet = replace(tools, trackers=Trackers([]))
+        stage = Stage(spec, quiet, disease_network(replace(planned, spec=spec), quiet))
         stage.run()
         seen[rate] = stage.selection.values[-1]
+        shutil.rmtree(spec.folder)  # what was seen is kept below; these weights serve nothing
     best = max(seen, key=lambda rate: -math.inf if math.isnan(seen[rate]) else seen[rate])
     words = ", ".join(f"{rate:g}: {auc:.4f}" for rate, auc in seen.items())
     log.info("%s: lr %g of {%s} (validation AUC after %d steps)", planned.spec.title, best, words, steps)

@@ -17,7 +17,7 @@ _EVERY_SECONDS = 0.5
 class Progress:
     """Bar of one stage. ``show`` may read the loss from the device, so it is asked for at most twice a second."""
 
-    def __init__(self, title: str, total: int, initial: int, batch_size: int) -> None:
+    def __init__(self, title: str, total: int, initial: int) -> None:
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -28,7 +28,7 @@ class Progress:
             leave=False,
             dynamic_ncols=True,
         )
-        self._initial, self._step, self._batch = initial, initial, batch_size
+        self._images = self.made = 0
         self._began = time.perf_counter()
         self._shown = 0.0
         self._auc = ""
@@ -36,8 +36,9 @@ class Progress:
     def due(self) -> bool:
         return self._terminal and time.perf_counter() - self._shown > _EVERY_SECONDS
 
-    def step(self) -> None:
-        self._step += 1
+    def step(self, images: int) -> None:
+        self._images += images
+        self.made += 1
         self._bar.update(1)
 
     def show(self, loss: float) -> None:
@@ -49,8 +50,7 @@ class Progress:
 
     def rate(self) -> float:
         """Images a second since the stage began or was taken up again, evaluations included."""
-        seconds = max(1e-9, time.perf_counter() - self._began)
-        return (self._step - self._initial) * self._batch / seconds
+        return self._images / max(1e-9, self.seconds())
 
     def seconds(self) -> float:
         return time.perf_counter() - self._began

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dam.compose import resume_changes, to_yaml
+from dam.compose import resume_changes
 from dam.config import Config, StageConfig
 from dam.errors import UserError
-from dam.files import atomic_write_text
 from dam.objectives import make_schedule
 from dam.training.rundir import RunDirectory
 
 
 def accept_changes(run: RunDirectory, cfg: Config, overrides: list[str]) -> Config:
-    """The run's config with the overrides that a resume may make; written back to the run if any was made.
+    """The run's config with the overrides that a resume may make.
 
     What only moves a run (device, workers, trackers, checkpoints) is accepted. A part may be lengthened while none of
     its stages has ended and its schedule does not depend on the length. Anything else is a ``UserError`` by name.
@@ -26,12 +25,6 @@ def accept_changes(run: RunDirectory, cfg: Config, overrides: list[str]) -> Conf
         before, after = getattr(cfg, part), getattr(changed, part)
         if before is not None and (before.epochs, before.steps) != (after.epochs, after.steps):
             _check_longer(run, part, before, after, cfg)
-    if run.finished() and changed != cfg:
-        raise UserError(
-            f"{run.path} is finished, so its settings cannot change any more; to train longer start a new run with "
-            f"warm_start.run={run.path}"
-        )
-    atomic_write_text(run.config_file, to_yaml(changed))
     return changed
 
 
@@ -58,7 +51,12 @@ def _check_longer(run: RunDirectory, part: str, before: StageConfig, after: Stag
 
 
 def check_same_data(run: RunDirectory, now: dict[str, Any]) -> None:
-    """Raise ``UserError`` if labels, images or splits differ from the run's data.json."""
+    """Raise ``UserError`` if labels, images, pixels or splits differ from the run's data.json.
+
+    A run that was killed before it wrote that file has trained nothing yet.
+    """
+    if not (run.path / "data.json").exists():
+        return
     before, now = run.read_json("data.json"), json.loads(json.dumps(now, default=str))
     changed = [key for key in before if key.endswith("sha256") and before[key] != now.get(key)]
     if changed:

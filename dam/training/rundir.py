@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from dam.errors import UserError
@@ -25,6 +27,7 @@ class RunDirectory:
 
     path: Path
     _lock: IO[bytes] | None = None
+    _where: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config_file(self) -> Path:
@@ -45,8 +48,14 @@ class RunDirectory:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def progress(self, state: str, **where: Any) -> None:
-        """Say in progress.json where the run stands: ``running``, ``interrupted``, ``failed`` or ``done``."""
-        self.write_json("progress.json", {"state": state, **where, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        """Say in progress.json where the run stands: ``running``, ``interrupted``, ``failed`` or ``done``.
+
+        Without a stage in ``where`` it stands where it stood before.
+        """
+        if "stage" in where or not self._where:
+            self._where = where
+        content = {**self._where, **where}
+        self.write_json("progress.json", {"state": state, **content, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
     def append_json(self, name: str, content: Any) -> None:
         """Add ``content`` to the list in a JSON file."""
@@ -67,12 +76,15 @@ class RunDirectory:
         atomic_write_text(folder / DONE, json.dumps(facts, indent=2) + "\n")
         checkpoint.remove(folder)
 
+    def tidy(self) -> None:
+        """Remove what a kill left: half-written files, and checkpoints of stages that have ended."""
+        for path in self.path.rglob(".*.tmp"):
+            path.unlink()
+        for marker in self.path.rglob(DONE):
+            checkpoint.remove(marker.parent)
+
     def lock(self) -> None:
         """Refuse a second process on this run. The lock belongs to the open file, so it dies with its owner."""
-        try:
-            import fcntl
-        except ImportError:  # Windows has no flock
-            return
         self._lock = open(self.path / ".lock", "ab")  # noqa: SIM115  held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,11 +130,16 @@ def open_run(path: Path) -> RunDirectory:
     return run
 
 
+def resume_command(path: Path) -> str:
+    """What to type to go on with a run; the path quoted for the shell."""
+    return f"dam train resume={quote(str(path))}"
+
+
 def check_free(path: Path) -> None:
     """Raise ``UserError`` unless ``path`` is absent or an empty directory: a run is never written over."""
     if (path / "config.yaml").exists():
         raise UserError(
-            f"{path} already holds a run; continue it with `dam train resume={path}` or choose another run_dir"
+            f"{path} already holds a run; continue it with `{resume_command(path)}` or choose another run_dir"
         )
     if path.exists() and not path.is_dir():
         raise UserError(f"run_dir={path} is a file; choose a new or empty directory")

@@ -20,19 +20,18 @@ from torch import Tensor
 
 from dam.config import AUCSquareConfig, Config, ObjectiveConfig
 from dam.data.loader import Batch
-from dam.data.sampling import Sampler, make_sampler
-from dam.errors import UserError
-from dam.evaluation.auc import roc_auc
+from dam.data.sampling import make_sampler
 from dam.models.backbones import parameter_groups
 from dam.objectives import Schedule, class_counts, make_loss, make_optimizer, make_schedule
 from dam.training import checkpoint, selection
 from dam.training.device import Device
 from dam.training.inputs import Inputs
 from dam.training.interrupt import Interrupted, StopRequest
-from dam.training.metrics import MetricsFile
+from dam.training.metrics import MetricsFile, cross_entropy, label_auc
 from dam.training.module import Network, TrainingModule, infer
 from dam.training.monitor import Monitor, has_collapsed
 from dam.training.progress import Progress
+from dam.training.rundir import RunDirectory
 from dam.training.tracking import Trackers
 
 log = logging.getLogger("dam")
@@ -64,6 +63,7 @@ class StageTools:
     """What all stages of a run share."""
 
     cfg: Config
+    run: RunDirectory
     inputs: Inputs
     device: Device
     stop: StopRequest
@@ -83,11 +83,11 @@ class Stage:
         self.rows = tools.inputs.known("train", spec.labels)
         self.val_rows = tools.inputs.known("val", spec.labels)
         self.val_targets = tools.inputs.targets(self.val_rows, spec.labels)
-        self.loader = tools.inputs.loader(self.rows, spec.labels, augmented=True)
-        self.val_loader = tools.inputs.loader(self.val_rows, spec.labels, augmented=False)
-        self.sampler = stage_sampler(spec.objective, tools.inputs.targets(self.rows, spec.labels), self.cfg, spec.seed)
-        self.schedule: Schedule = make_schedule(spec.objective.schedule, spec.steps, spec.steps_per_epoch)
+        self.loader = tools.inputs.loader(self.rows, spec.labels, augment_seed=spec.seed)
+        self.val_loader = tools.inputs.loader(self.val_rows, spec.labels)
         targets = tools.inputs.targets(self.rows, spec.labels)
+        self.sampler = make_sampler(spec.objective.sampler, targets, self.cfg.batch_size, spec.seed)
+        self.schedule: Schedule = make_schedule(spec.objective.schedule, spec.steps, spec.steps_per_epoch)
         loss = make_loss(spec.objective.loss, len(spec.labels), torch.from_numpy(prior(targets)), spec.form)
         loss_cfg = spec.objective.loss
         self.margin = loss_cfg.margin if isinstance(loss_cfg, AUCSquareConfig) else None
@@ -107,6 +107,7 @@ class Stage:
         self.step = 0
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
         self._timed_saves = 0
+        self.latest_loss = math.nan
 
     # ------------------------------------------------------------ the loop
 
@@ -115,28 +116,30 @@ class Stage:
         self.spec.folder.mkdir(parents=True, exist_ok=True)
         if not self._restore():
             self._initialize_inner()
-        self.progress = Progress(self.spec.title, self.spec.steps, self.step, self.cfg.batch_size)
-        self.module.train()
+        self.progress = Progress(self.spec.title, self.spec.steps, self.step)
+        self._train_mode()
         try:
             with closing(self._batches()) as batches:
                 for batch in batches:
                     self._train_step(batch)
-                    self._after_step()
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{self.spec.title}: the {self.device.device} ran out of memory at batch_size={self.cfg.batch_size}, "
-                f"image_size={self.cfg.image_size}; lower one of them, or raise accumulate to split the batch"
-            ) from error
+                    self._after_step(len(batch.rows))
         finally:
             self.progress.close()
-        if self.selection.rule == "last" or self.selection.best_step == 0:
+        if self.selection.best_step == 0:
             checkpoint.save_weights(self.spec.folder / "best.safetensors", self._averaged().model)
         return self._facts()
 
+    def _train_mode(self) -> None:
+        """Training mode, but BatchNorm layers whose parameters are frozen keep their running statistics too."""
+        self.module.train()
+        for layer in self.network.model.modules():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.affine:
+                layer.train(any(p.requires_grad for p in layer.parameters(recurse=False)))
+
     def time_steps(self) -> float:
         """Seconds of a training step, the first left out; then one validation batch. For the dry run."""
-        self.progress = Progress(self.spec.title, self.spec.steps, 0, self.cfg.batch_size)
-        self.module.train()
+        self.progress = Progress(self.spec.title, self.spec.steps, 0)
+        self._train_mode()
         seconds = []
         with closing(self._batches()) as batches:
             for batch in batches:
@@ -190,23 +193,20 @@ class Stage:
         if self.ema is not None:
             self.ema.update(self.network, step=self.step)
 
-    def _after_step(self) -> None:
+    def _after_step(self, images: int) -> None:
         self.step += 1
-        self.progress.step()
+        self.progress.step(images)
         if self.progress.due():
-            self.progress.show(float(self._recent[-1][2]) if self._recent else math.nan)
+            self.progress.show(self.latest_loss)
         if self.step % self.spec.eval_every == 0 or self.step == self.spec.steps:
             self._evaluate()
-        every = self.cfg.checkpoint.every
-        minutes = self.cfg.checkpoint.minutes
-        due = (every is not None and self.step % every == 0) or (
-            minutes is not None and self.progress.seconds() > 60 * minutes * (1 + self._timed_saves)
-        )
         if self.tools.stop.requested:
             self._save()
             raise Interrupted
-        if due and self.step < self.spec.steps:
-            self._timed_saves += minutes is not None
+        every, minutes = self.cfg.checkpoint.every, self.cfg.checkpoint.minutes
+        timed = minutes is not None and self.progress.seconds() > 60 * minutes * (1 + self._timed_saves)
+        self._timed_saves += timed
+        if self.step < self.spec.steps and (timed or (every is not None and self.step % every == 0)):
             self._save()
 
     def _check_finite(self, force: bool) -> None:
@@ -214,9 +214,14 @@ class Stage:
         every = _LOOK_EVERY.get(self.device.device.type, 1)
         if not force and len(self._recent) < every:
             return
-        recent, self._recent = self._recent, self._recent[-1:] if every == 1 else []
-        finite = torch.isfinite(torch.stack([loss for _, _, loss in recent])).cpu().numpy()
-        if finite.all() or self.scaler.is_enabled():  # the scaler skips steps whose gradients overflow
+        recent, self._recent = self._recent, []
+        if not recent:
+            return
+        losses = torch.stack([loss for _, _, loss in recent]).cpu()
+        self.latest_loss = float(losses[-1])
+        finite = torch.isfinite(losses).numpy()
+        # The fp16 scaler skips a step whose gradients overflow; only a stage that does nothing else has to stop.
+        if finite.all() or (self.scaler.is_enabled() and (finite.any() or len(finite) < every)):
             return
         step, rows, loss = recent[int(np.argmin(finite))]
         names = ", ".join(self.tools.inputs.names(self.rows[rows])[:8])
@@ -234,7 +239,12 @@ class Stage:
     def _evaluate(self) -> None:
         self._check_finite(force=True)
         network = self._averaged()
-        logits = infer(network, self.val_loader, len(self.val_rows), max(self.cfg.batch_size, 64))
+        logits = infer(network, self.val_loader, len(self.val_rows), 2 * self.cfg.batch_size)
+        if not np.isfinite(logits).all():
+            raise NonFiniteLoss(
+                f"{self.spec.title}: the network's outputs are not finite any more at step {self.step}; lower the "
+                f"learning rate ({self.spec.lr:g}) or set clip_norm; the last checkpoint is from before"
+            )
         aucs = [label_auc(self.val_targets[:, k], logits[:, k]) for k in range(len(self.spec.labels))]
         defined = [value for value in aucs if not math.isnan(value)]
         mean = float(np.mean(defined)) if defined else math.nan
@@ -242,14 +252,13 @@ class Stage:
         if keep:
             checkpoint.save_weights(self.spec.folder / "best.safetensors", network.model)
         values = self.monitor.read(self.module.loss)
-        before = self.metrics.last("a3")
         row = {
             "step": self.step,
             "epoch": self.step / self.spec.steps_per_epoch,
             "lr": self.spec.lr * self.schedule.factor(self.step - 1),
             "val_auc": mean,
             "val_auc_smoothed": smoothed,
-            "val_loss": _cross_entropy(self.val_targets, logits),
+            "val_loss": cross_entropy(self.val_targets, logits),
             **values,
             **({f"val_auc/{label}": value for label, value in zip(self.spec.labels, aucs, strict=True)}),
         }
@@ -257,11 +266,12 @@ class Stage:
         self.progress.evaluated(mean)
         self.tools.trackers.log(self.spec.name, self.step, {k: v for k, v in row.items() if isinstance(v, float)})
         self._say(row)
-        if self.margin is not None and before is not None:
-            self._warn_of_collapse(values, before)
+        self._tell_progress()
+        if self.margin is not None:
+            self._warn_of_collapse(values)
 
     def _say(self, row: dict[str, Any]) -> None:
-        left = (self.spec.steps - self.step) * self.cfg.batch_size / max(1e-9, self.progress.rate())
+        left = (self.spec.steps - self.step) * self.progress.seconds() / max(1, self.progress.made)
         watched = "".join(f"  {name} {row[name]:.3f}" for name in WATCHED if self.margin is not None)
         log.info(
             "%s  step %d/%d  epoch %.2f  loss %.4f%s  val AUC %.4f  %.0f images/s  %d s left",
@@ -269,8 +279,13 @@ class Stage:
             *(row["val_auc"], self.progress.rate(), left),
         )
 
-    def _warn_of_collapse(self, values: dict[str, float], before: float) -> None:
-        if has_collapsed(values["distance"], self.margin or 0.0, values["a3"], before):
+    def _tell_progress(self) -> None:
+        best = None if math.isinf(self.selection.best) else self.selection.best
+        where = {"stage": self.spec.name, "epoch": self.step / self.spec.steps_per_epoch, "step": self.step}
+        self.tools.run.progress("running", **where, steps=self.spec.steps, best_val_auc=best)
+
+    def _warn_of_collapse(self, values: dict[str, float]) -> None:
+        if has_collapsed(values["distance"], self.margin or 0.0, self.metrics.column("a3")):
             log.warning(
                 "%s: the scores collapse (A3 rose to %.3f while the class means are %.4f apart, margin %g): lower the "
                 "learning rate or the momentum",
@@ -278,23 +293,30 @@ class Stage:
             )
 
     def _facts(self) -> dict[str, Any]:
-        chosen = self.selection.best_step if self.selection.rule == "best" and self.selection.best_step else self.step
+        objective = self.spec.objective
+        chosen = self.selection.best_step or self.step
         return {
             "labels": list(self.spec.labels),
-            "objective": self.spec.objective.loss.name,
-            "optimizer": asdict(self.spec.objective.optimizer) | {"lr": self.spec.lr},
+            "objective": objective.loss.name,
+            "loss": asdict(objective.loss),
+            "sampler": asdict(objective.sampler),
+            "schedule": asdict(objective.schedule),
+            "ema": objective.ema,
+            "clip_norm": objective.clip_norm,
+            "optimizer": asdict(objective.optimizer) | {"lr": self.spec.lr},
             "form": self.spec.form,
             "steps": self.step,
             "steps_per_epoch": self.spec.steps_per_epoch,
             "select": self.selection.rule,
             "chosen_step": chosen,
-            "val_auc": self.selection.values[-1] if self.selection.rule == "last" else self.selection.best,
+            "val_auc": self.selection.best if self.selection.best_step else self.selection.values[-1],
         }
 
     # ------------------------------------------------------------ exact resume
 
     def _save(self) -> None:
         self._check_finite(force=True)
+        self._tell_progress()
         state = {
             "step": self.step,
             "network": self.network.model.state_dict(),
@@ -318,7 +340,8 @@ class Stage:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.module.model.load_state_dict(state["ema"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():  # a run may have moved to a device without fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.selection.load_state_dict(state["selection"])
         self.monitor.load_state_dict(state["monitor"])
         self.metrics.load_state_dict(state["metrics"])
@@ -345,34 +368,14 @@ class Stage:
 # ---------------------------------------------------------------- small pure helpers
 
 
-def stage_sampler(objective: ObjectiveConfig, targets: np.ndarray, cfg: Config, seed: int) -> Sampler:
-    """The sampler of a stage; a pure function of (seed, epoch)."""
-    return make_sampler(objective.sampler, targets, cfg.batch_size, seed)
-
-
 def prior(targets: np.ndarray) -> np.ndarray:
     """Share of positives among the known, float32 (K,); soft labels count by their weight."""
     return np.asarray(np.nanmean(targets, axis=0), dtype=np.float32)
 
 
-def label_auc(targets: np.ndarray, scores: np.ndarray) -> float:
-    """ROC AUC of one label over its known targets; NaN where a class is absent."""
-    known = ~np.isnan(targets)
-    positive = targets[known] >= 0.5
-    if positive.all() or not positive.any():
-        return math.nan
-    return float(roc_auc(positive.astype(float), scores[known]))
-
-
-def _cross_entropy(targets: np.ndarray, logits: np.ndarray) -> float:
-    """Mean binary cross-entropy over known targets, as a yardstick shared by all objectives."""
-    known = ~np.isnan(targets)
-    z, y = logits[known], targets[known]
-    return float(np.mean(np.logaddexp(0, z) - y * z))
-
-
 def _parts(size: int, count: int) -> list[slice]:
-    edges = np.linspace(0, size, min(count, size) + 1).astype(int)
+    # At least two images a part: BatchNorm cannot do with one.
+    edges = np.linspace(0, size, max(1, min(count, size // 2)) + 1).astype(int)
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -11,24 +12,28 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from dam.compose import from_yaml
+import pandas as pd
+
+from dam.compose import from_yaml, value_at
 from dam.config import Config
 from dam.data import fingerprint
+from dam.data.table import ImageTable
 from dam.errors import UserError
 from dam.files import atomic_path, atomic_write_text
 from dam.training.plan import WARM_START, PlannedStage
-from dam.training.rundir import DONE, RunDirectory
+from dam.training.rundir import DONE, RunDirectory, resume_command
 from dam.training.stage import StageTools
 
 log = logging.getLogger("dam")
 
 _FILES = ("best.safetensors", "last.safetensors", "metrics.csv", "timing.csv", DONE)
 
-Train = Callable[[Config, RunDirectory, PlannedStage, StageTools], None]
+Train = Callable[[PlannedStage, StageTools], None]
 
 
-def check_source(cfg: Config) -> None:
-    """Raise ``UserError`` if ``warm_start.run`` names a run whose warm start does not fit this config."""
+def check_source(cfg: Config, table: ImageTable) -> None:
+    """Raise ``UserError`` if ``warm_start.run`` names a run whose warm start does not fit this config, or which was
+    trained on patients or images that this run validates or tests on (unless ``data.leakage=allow``)."""
     if cfg.warm_start is None or cfg.warm_start.run is None:
         return
     source = Path(cfg.warm_start.run)
@@ -36,45 +41,57 @@ def check_source(cfg: Config) -> None:
         raise UserError(f"warm_start.run={source} is no run directory: it has no config.yaml")
     if not (source / WARM_START / DONE).is_file():
         raise UserError(
-            f"warm_start.run={source} has no finished warm start; continue it with `dam train resume={source}`"
+            f"warm_start.run={source} has no finished warm start; continue it with `{resume_command(source)}`"
         )
     other = from_yaml((source / "config.yaml").read_text(encoding="utf-8"))
-    for key, theirs, ours in (
-        ("model.name", other.model.name, cfg.model.name),
-        ("image_size", other.image_size, cfg.image_size),
-    ):
+    for key in ("model.name", "model.mean", "model.std", "image_size", "data.colour", "data.fit"):
+        theirs, ours = value_at(other, key), value_at(cfg, key)
         if theirs != ours:
             raise UserError(f"warm_start.run={source} was trained with {key}={theirs}, this config says {ours}")
+    facts = json.loads((source / WARM_START / DONE).read_text(encoding="utf-8"))
+    if facts["labels"] != list(table.labels):
+        raise UserError(
+            f"warm_start.run={source} was trained on the labels {', '.join(facts['labels'])}, "
+            f"this run has {', '.join(table.labels)}"
+        )
+    if cfg.data.leakage == "refuse":
+        _check_overlap(source, table)
 
 
-def obtain(
-    cfg: Config, run: RunDirectory, planned: PlannedStage, tools: StageTools, shared: Path | None, train: Train
-) -> None:
-    """Leave a finished warm start in ``run``: by copying the one named, by the sweep's, or by training."""
-    folder = planned.spec.folder
+def _check_overlap(source: Path, table: ImageTable) -> None:
+    seen = pd.read_csv(source / "predictions" / "images.csv", dtype=str, keep_default_na=False)
+    seen = seen[seen["split"] == "train"]
+    held_out = table.frame[table.frame["split"].isin(("val", "test"))]
+    for what in ("patient", "image"):
+        shared = (set(held_out[what]) & set(seen[what])) - {""}
+        if shared:
+            raise UserError(
+                f"warm_start.run={source} was trained on {len(shared)} of the {what}s that this run validates or tests "
+                f"on (such as {min(shared)}): give both runs the same data.split_seed, or say data.leakage=allow"
+            )
+
+
+def obtain(planned: PlannedStage, tools: StageTools, shared: Path | None, train: Train) -> None:
+    """Leave a finished warm start in the run: by copying the one named, by the sweep's, or by training."""
+    cfg, run, folder = tools.cfg, tools.run, planned.spec.folder
     if run.stage_done(folder):
         return
     if cfg.warm_start is not None and cfg.warm_start.run is not None:
-        _copy(Path(cfg.warm_start.run), folder, planned)
+        _copy(Path(cfg.warm_start.run), folder)
     elif shared is None:
-        train(cfg, run, planned, tools)
+        train(planned, tools)
     else:
-        with _turn(shared, _key(cfg, tools)) as record:
+        with _turn(shared, _key(tools)) as record:
             source = Path(record.read_text(encoding="utf-8")) if record.exists() else None
             if source is not None and (source / WARM_START / DONE).exists():
-                _copy(source, folder, planned)
+                _copy(source, folder)
             else:
-                train(cfg, run, planned, tools)
+                train(planned, tools)
                 atomic_write_text(record, str(run.path.resolve()))
 
 
-def _copy(source: Path, folder: Path, planned: PlannedStage) -> None:
+def _copy(source: Path, folder: Path) -> None:
     facts = json.loads((source / WARM_START / DONE).read_text(encoding="utf-8"))
-    if facts["labels"] != list(planned.spec.labels):
-        raise UserError(
-            f"warm_start.run={source} was trained on the labels {', '.join(facts['labels'])}, "
-            f"this run has {', '.join(planned.spec.labels)}"
-        )
     folder.mkdir(parents=True, exist_ok=True)
     for name in _FILES[:-1]:
         with atomic_path(folder / name) as temporary:
@@ -83,12 +100,24 @@ def _copy(source: Path, folder: Path, planned: PlannedStage) -> None:
     log.info("warm start: taken from %s (validation AUC %.4f)", source, facts["val_auc"])
 
 
-def _key(cfg: Config, tools: StageTools) -> str:
+def _key(tools: StageTools) -> str:
     """Equal for two jobs exactly if their warm starts would be bit-identical."""
-    keys = ("seed", "batch_size", "accumulate", "image_size", "select", "limit_batches", "debug", "compile")
+    cfg = tools.cfg
+    keys = (
+        "seed",
+        "batch_size",
+        "accumulate",
+        "image_size",
+        "select",
+        "limit_batches",
+        "debug",
+        "compile",
+        "deterministic",
+    )
     content = {
         "settings": {key: getattr(cfg, key) for key in keys},
         "device": str(tools.device),
+        "pixels": tools.inputs.store.path.name,
         "data": fingerprint(tools.inputs.table),
         "parts": [asdict(part) for part in (cfg.augment, cfg.model, cfg.warm_start) if part is not None],
     }
@@ -100,10 +129,5 @@ def _turn(folder: Path, key: str) -> Iterator[Path]:
     """Wait for this warm start's lock (it dies with its owner) and give the file that names the run that has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{key}.lock", "ab") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except ImportError:  # Windows: jobs run one after another there
-            pass
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder / f"{key}.run"
