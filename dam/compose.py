@@ -86,7 +86,8 @@ def _layers(picked: tuple[tuple[str, str], ...]) -> tuple[Any, dict[str, str]]:
     ``+experiment=x auc.optimizer=adamw`` its learning rate for PESG must not reach AdamW. So where the user's choice
     differs, that group's node comes from its own file alone.
     """
-    tree, chosen = _hydra_compose(picked)
+    composed, chosen = _hydra_compose(picked)
+    tree = _copy(composed)  # the composed one is shared with later calls
     layers = tuple((key, name) for key, name in picked if key in LAYERS)
     if layers and layers != picked:
         _, before = _hydra_compose(layers)
@@ -94,7 +95,7 @@ def _layers(picked: tuple[tuple[str, str], ...]) -> tuple[Any, dict[str, str]]:
         for key, name in chosen.items():
             if before.get(key, name) != name and key not in STAGES:
                 _put(tree, key, _get(plain, key))
-    for key, name in picked:
+    for key, _ in picked:
         if key not in (*LAYERS, *GROUPS) and (node := _get(tree, key)) is not None:
             _drop_foreign(node)
     off = {stage: chosen[stage] for stage in STAGES if chosen[stage] == "none"}
@@ -360,7 +361,9 @@ def from_yaml(text: str, where: str = "config.yaml") -> Config:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is no YAML: {_one_line(error)}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"{where} is no YAML{line}: it was damaged or cut off; put back a copy of it") from error
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else "holds no keys"
         raise UserError(f"{where} {what}: it was damaged or cut off; put back a copy of it, or start a new run")

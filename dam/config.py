@@ -254,12 +254,12 @@ class ObjectiveConfig:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     sampler: SamplerConfig
-    ema: Annotated[float, Range(ge=0, lt=1)] | None
-    clip_norm: Positive | None
 
 
 @dataclass(frozen=True)
 class StageConfig(ObjectiveConfig):
+    ema: Annotated[float, Range(ge=0, lt=1)] | None
+    clip_norm: Positive | None
     epochs: Positive | None
     steps: Count | None
     eval_every: Positive

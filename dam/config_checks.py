@@ -72,6 +72,9 @@ def _stages(cfg: Config) -> Iterator[Fault]:
     elif control.loss.name == auc.loss.name:
         yield Fault("control", f"control={control.loss.name} would be the same models as auc={auc.loss.name}; "
                     "add control=none")  # fmt: skip
+    if auc is not None and (auc.optimizer.lr == "probe") != (control.optimizer.lr == "probe"):
+        yield Fault("control.optimizer.lr", "auc and control need lr=probe both or neither: three trials against one "
+                    "are no fair comparison")  # fmt: skip
     if isinstance(control.loss, AUCSquareConfig):
         yield Fault("control.loss", f"control.loss={control.loss.name} is no control: it is what AUC training is "
                     "compared with, so choose ce or focal")  # fmt: skip
@@ -134,6 +137,10 @@ def _form(path: str, objective: ObjectiveConfig) -> Iterator[Fault]:
     if number is not None and (loss.inner == "batch" or loss.form == "class_mean"):
         unused = "inner=batch" if loss.inner == "batch" else "form=class_mean"
         yield Fault(key, f"{key}={number:g} is not used with {unused}; use prior=batch")
+    elif loss.form != "class_mean" and loss.inner == "learned" and not isinstance(sampler, TwoClassConfig):
+        if loss.prior == "batch":
+            yield Fault(key, f"{key}=batch with {path}.sampler={sampler.name}: batches without positives would teach "
+                        f"nothing; use {key}=train, the training set's share")  # fmt: skip
     elif loss.form != "class_mean" and loss.inner == "learned" and isinstance(sampler, TwoClassConfig):
         rate = sampler.sampling_rate
         if loss.form == "prior" and loss.prior == "train":

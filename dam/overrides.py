@@ -97,13 +97,21 @@ def _read_one(word: str) -> Setting | Fault:
         value, sweep = _parse(text)
     except ValueError:
         return Fault(key, _unreadable(key, text))
-    if key in PATH_KEYS and value == "":
-        return Fault(key, f"{key}= is empty: give a path, or {key}=null for none")
-    if names_code(key, value):
-        return Fault(key, f"{key} is refused: a config names no Python objects")
-    if hydra and sweep is not None:
-        return Fault(key, f"{key} takes one value: it rules the sweep and cannot be swept over")
+    wrong = _wrong_value(key, value, sweep)
+    if wrong:
+        return Fault(key, wrong)
     return Setting("hydra", key, text, value, None) if hydra else _sorted(key, text, value, sweep)
+
+
+def _wrong_value(key: str, value: Any, sweep: tuple[str, ...] | None) -> str | None:
+    """What is wrong with a value whatever the schema says."""
+    if key in PATH_KEYS and value == "":
+        return f"{key}= is empty: give a path, or {key}=null for none"
+    if names_code(key, value):
+        return f"{key} is refused: a config names no Python objects"
+    if key.startswith("hydra") and sweep is not None:
+        return f"{key} takes one value: it rules the sweep and cannot be swept over"
+    return None
 
 
 def _sorted(key: str, text: str, value: Any, sweep: tuple[str, ...] | None) -> Setting:
@@ -257,7 +265,7 @@ def _missing_choices(setting: Setting) -> list[Fault]:
         if name in known:
             continue
         near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
-        text = f"{setting.key}={name}: there is no {group} of this name"
+        text = f"{setting.key}={name}: there is no {'dataset' if group == 'data' else group} of this name"
         if near:
             text += f"; did you mean {' or '.join(near)}?"
             text += f" There are {', '.join(known)}." if len(known) <= SHORT else ""

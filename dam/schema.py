@@ -279,7 +279,9 @@ def describe(hint: Any) -> str:
 def _bounds(bounds: nodes.Range) -> str:
     signs = ((">=", bounds.ge), (">", bounds.gt), ("<=", bounds.le), ("<", bounds.lt))
     return " and ".join(
-        f"{sign} {value if isinstance(value, int) else format(value, 'g')}" for sign, value in signs if value is not None
+        f"{sign} {value if isinstance(value, int) else format(value, 'g')}"
+        for sign, value in signs
+        if value is not None
     )
 
 

@@ -119,7 +119,8 @@ def make_plan(words: list[str]) -> Plan:
     tasks = [setting for setting in settings if setting.kind != "hydra" and setting.key != "run_dir"]
     combinations, more = _combinations(tasks, sweeper)
     config, found = _check_jobs(combinations)
-    faults = [*faults, *found] or more  # a missing axis is worth a word only where nothing else is wrong
+    faults = [*faults, *found]
+    faults += [fault for fault in more if fault.key != "-m" or not faults]  # an axis may only be misspelt
     if faults or config is None:
         raise ConfigError(faults)
     folder = _folder(config.name, parent or hydra.get("hydra.sweep.dir"), make=not config.dry_run)
@@ -128,10 +129,10 @@ def make_plan(words: list[str]) -> Plan:
         {_shown_key(task): _shown_text(task) for task in combination if _shown_key(task) in swept}
         for combination in combinations
     ]
-    dropped = ("run_dir", "hydra.sweep.dir")
+    dropped = ["run_dir", "hydra.sweep.dir"]
     if config.dry_run:  # planned in this process: other machines do not see its temporary folder
-        dropped += ("hydra/launcher", "hydra.launcher.")
-    kept = [setting for setting in settings if not setting.key.startswith(dropped)]
+        dropped += ["hydra/launcher", "hydra.launcher."]
+    kept = [setting for setting in settings if not setting.key.startswith(tuple(dropped))]
     return Plan(kept, jobs if sweeper == "basic" else [], folder, sweeper, config.dry_run)
 
 

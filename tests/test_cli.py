@@ -112,6 +112,27 @@ def test_resume_of_no_run_and_of_a_path_that_hydra_could_not_read(
     folder.mkdir()
     assert cli.main(["train", f"resume={folder}"]) == 2
     assert "is no run: it holds no config.yaml" in capsys.readouterr().err
+    (folder / "config.yaml").touch()
+    assert cli.main(["train", f"resume={folder}"]) == 2
+    assert "config.yaml is empty: it was damaged or cut off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["resume=r1", "resume=r2"], "resume=r1 and resume=r2: one command resumes one run"),
+        (["+resume=r1"], "'+resume=r1' is not how a run is resumed: write resume=r1"),
+        (["resume", "r 1"], "'resume' is not how a run is resumed: write 'resume=r 1'"),
+        (["--resume", "r1", "device=cpu"], "write resume=r1"),
+        (["--resume=r1"], "write resume=r1"),
+        (["--resume"], "write resume=RUN"),
+    ],
+)
+def test_other_forms_of_resume_are_told_the_right_one(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *words]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_cfg_job_prints_the_config_through_the_same_check(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +141,9 @@ def test_cfg_job_prints_the_config_through_the_same_check(capsys: pytest.Capture
     assert "seed: 7\n" in out and "lr: 0.0001\n" in out
     assert cli.main(["train", "--cfg", "job", "+auc.loss.margn=3"]) == 2
     assert cli.main(["train", "--cfg", "hydra"]) == 2
+    capsys.readouterr()
+    assert cli.main(["train", "--cfg"]) == 2
+    assert "write `--cfg job`" in capsys.readouterr().err
     assert cli.main(["train", "--info"]) == 2
 
 
@@ -132,6 +156,8 @@ def test_list_prints_experiments_and_models_and_refuses_other_words(capsys: pyte
     assert "models" in capsys.readouterr().err
     assert cli.main(["data", "chek"]) == 2
     assert "dam data check" in capsys.readouterr().err
+    assert cli.main(["data", "check", "--image"]) == 2
+    assert "--image is no option of `dam data check`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -139,6 +165,14 @@ def test_list_prints_experiments_and_models_and_refuses_other_words(capsys: pyte
     [
         ("dam tr", ["train"]),
         ("dam list mod", ["models"]),
+        ("dam train -", ["-m", "--cfg", "--help"]),
+        ("dam train --cfg ", ["job"]),
+        ("dam data check --im", ["--images"]),
+        ("dam train device=c", ["device=cpu", "device=cuda"]),
+        ("dam train data.root=", []),
+        ("dam train data.root=/tm", []),
+        ("dam train resume=out", []),
+        ("dam train data.root=n", ["data.root=null"]),
         ("dam train auc.loss.marg", ["auc.loss.margin="]),
         ("dam train au", ["auc.", "auc=", "augment.", "augment="]),
         ("dam train auc.optimizer=adam", ["auc.optimizer=adam", "auc.optimizer=adamw"]),
@@ -165,3 +199,10 @@ def test_the_bash_script_completes_behind_an_equals_sign(tmp_path: Path) -> None
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "COMP_WORDBREAKS": " ="}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["adam", "adamw"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_paths_where_dam_has_no_word(tmp_path: Path) -> None:
+    script = f'eval "$({sys.executable} -m dam completion bash)"; complete -p dam\n'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "-o bashdefault" in done.stdout and "-o default" in done.stdout and "-F _dam" in done.stdout

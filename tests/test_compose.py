@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from dam.compose import compose, from_yaml, resume_changes, to_yaml
-from dam.config import AdamConfig, AUCMarginConfig, PESGConfig
+from dam.config import AdamConfig, AUCMarginConfig, AUCSquareConfig, PESGConfig
 from dam.errors import UserError
-from dam.schema import ConfigError
+from dam.schema import ConfigError, to_plain
 
 
 def faults(*words: str) -> list[str]:
@@ -109,6 +110,34 @@ def test_composing_twice_gives_equal_configs_and_leaves_hydra_as_it_was() -> Non
     assert not GlobalHydra.instance().is_initialized()
 
 
+@pytest.mark.parametrize(
+    "regex", [r"((?:NORMAL2-)?IM-\d+|person\d+)[-_]", r"[ab](\d+)", r"(\d{1,3})'s", r"{(x)}", "(", "007", r"a\\(b)\\"]
+)
+def test_texts_are_taken_as_typed_where_hydras_grammar_stumbles(regex: str) -> None:
+    config = compose(["data=csv", "data.root=x", f"data.patient_regex={regex}"])
+    assert getattr(config.data, "patient_regex") == regex  # noqa: B009 - a key of data=csv
+
+
+@pytest.mark.parametrize(
+    "word", ["data.csv=c/a,b.csv", "data.csv=a b,c.csv", "data.csv=$a,b.csv", "data.labels=[Läsion (µm),b]"]
+)
+def test_the_quoted_form_that_is_offered_is_read_by_a_shell_and_by_dam(word: str) -> None:
+    told = only("data=csv", "data.root=x", word)
+    offered = shlex.split(told[min(told.index(mark) for mark in ('"data.', "'data.") if mark in told) :])
+    config = compose(["data=csv", "data.root=x", offered[0]])
+    key, _, text = word.partition("=")
+    expected = ["Läsion (µm)", "b"] if key == "data.labels" else str(Path(text).absolute())
+    assert getattr(config.data, key.removeprefix("data.")) == expected
+
+
+def test_a_part_chosen_in_a_stage_drops_what_the_stages_file_set_of_another() -> None:
+    config = compose(["auc=auc_direct", "auc.loss=auc_square"])
+    assert config.auc is not None and isinstance(config.auc.loss, AUCSquareConfig)
+    assert (config.auc.loss.name, config.auc.loss.inner) == ("auc_square", "batch")
+    assert to_plain(compose(["auc=auc_direct", "auc.loss=ce"]))["auc"]["loss"] == {"name": "ce"}
+    assert compose(["auc=auc_direct"]) == compose([])
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -116,7 +145,7 @@ def test_all_faults_come_at_once() -> None:
     found = faults(
         "auc.loss.margn=3", "+batch_sise=3", "++data.rot=x", "auc.optimizer.lr=-1", "precision=fp17",
         "experiment=quick", "data=chexpertt", "control.loss.alpha=1", "seed=1,2", "batch_size.foo=1",
-        "accumulate=7", "select",
+        "accumulate=7", "auc=auc_margin", "select",
     )  # fmt: skip
     assert len(found) == 12
 
@@ -152,11 +181,25 @@ def test_all_faults_come_at_once() -> None:
         ("hydra.callbacks.x._target_=os.system", "cannot be set here"),
         ("hydra.launcher._target_=os.system", "a config names no Python objects"),
         ("augment.train=[{_target_: os.system}]", "a config names no Python objects"),
-        ("~seed", "try seed=null"),
+        ("~seed", "can be deleted; seed always has a value: a whole number >= 0"),
+        ("~auc.loss.margin", "auc.loss.margin always has a value: a number > 0"),
+        ("~limit_batches", "try limit_batches=null"),
+        ("~auc.loss.margn", "there is no key auc.loss.margn; did you mean auc.loss.margin"),
         ("~data.uncertain.Nothing", "no such entry to delete"),
         ("seed", "'seed' is no override: write key=value"),
         ("--foo", "--foo is no option"),
-        ("seed=[1", "cannot be read"),
+        ("seed=[1", "seed=[1 cannot be read: it must be a whole number >= 0"),
+        ("auc.labels=[A(b),c d]", "\"auc.labels=['A(b)', c d]\""),
+        ("data.labels=Edema,Atelectasis", "or brackets for a list: 'data.labels=[Edema,Atelectasis]'"),
+        ("data.csv=c/a,b.csv", "or quotes if the comma is part of it: \"data.csv='c/a,b.csv'\""),
+        ("run_dir=", "run_dir= is empty: give a path, or run_dir=null for none"),
+        ("seed=1e30", "seed must be a whole number >= 0 and <= 9223372036854775807, got 1e+30"),
+        ("seed=9223372036854775808", "and <= 9223372036854775807, got 9223372036854775808"),
+        ("data.split_seed=4294967296", "and <= 4294967295, got 4294967296"),
+        (f"auc.loss.margin=1{'0' * 400}", "auc.loss.margin must be a number > 0"),
+        ("auc=foo", "there is no auc of this name; there are auc_direct, auc_margin, auc_square, ce, focal, none"),
+        ("auc.loss=auc_sqare", "did you mean auc_square or auc_margin? There are auc_margin, auc_square, ce, focal."),
+        ("data=zzz", "there is no dataset of this name; there are chexpert, cifar10, csv, phantom"),
     ],
 )
 def test_each_fault_has_its_sentence(word: str, told: str) -> None:
@@ -172,19 +215,22 @@ def test_each_fault_has_its_sentence(word: str, told: str) -> None:
         (["control=ce", "control.loss=auc_square", "control.optimizer=pesg"], "is no control"),
         (["auc.steps=5", "auc.epochs=5"], "exactly one gives the length, both are set"),
         (["auc.epochs=null"], "exactly one gives the length, neither is set"),
-        (["auc.loss=ce"], "choose adam, adamw or sgd"),
-        (["auc.optimizer=adamw"], "auc.loss.inner=batch"),
-        (["auc.loss.inner=batch"], "no inner problem to solve"),
+        (["auc=auc_margin", "auc.loss=ce"], "choose adam, adamw or sgd"),
+        (["auc=auc_margin", "auc.optimizer=adamw"], "auc.loss.inner=batch"),
+        (
+            ["auc.optimizer=pesg"],
+            "no inner problem to solve; choose auc.optimizer=adamw, adam or sgd, or auc=auc_margin",
+        ),
         (["auc.loss.inner=batch", "auc.optimizer=adam", "accumulate=2"], "accumulate=2"),
         (["auc.loss.inner=batch", "auc.optimizer=adam", "auc.sampler=shuffle"], "choose auc.sampler=two_class"),
         (["auc.loss.inner=batch", "auc.optimizer=adam", "auc.loss.form=prior"], "use form=auto"),
-        (["auc.loss.score=bsn", "accumulate=2"], "use accumulate=1 or score=sigmoid"),
-        (["auc.loss.form=prior", "auc.loss.prior=train"], "contradicts auc.sampler=two_class"),
-        (["auc.loss.prior=0.1"], "contradicts auc.sampler.sampling_rate=0.5"),
-        (["auc.loss.form=class_mean", "auc.loss.prior=0.1"], "is not used with form=class_mean"),
+        (["auc=auc_margin", "auc.loss.score=bsn", "accumulate=2"], "use accumulate=1 or score=sigmoid"),
+        (["auc=auc_margin", "auc.loss.form=prior", "auc.loss.prior=train"], "contradicts auc.sampler=two_class"),
+        (["auc=auc_margin", "auc.loss.prior=0.1"], "contradicts auc.sampler.sampling_rate=0.5"),
+        (["auc=auc_margin", "auc.loss.form=class_mean", "auc.loss.prior=0.1"], "is not used with form=class_mean"),
         (["auc.heads=joint"], "auc.heads=joint trains 5 at once"),
         (["warm_start.sampler=two_class"], "use warm_start.sampler=shuffle"),
-        (["accumulate=3"], "must divide batch_size=32"),
+        (["auc=auc_margin", "accumulate=3"], "must divide batch_size=32"),
         (["data.smooth.default=[0.9,0.1]"], "is no range"),
         (["data=csv"], "data.root=FOLDER or data.csv=FILE"),
         (["data=chexpert"], "data.root is not set"),
@@ -200,6 +246,7 @@ def test_each_fault_has_its_sentence(word: str, told: str) -> None:
         (["auc.schedule=step", "auc.schedule.at=[0.5,1.5]"], "each below 1"),
         (["auc.schedule=step", "auc.schedule.at=[0.5,0.2]"], "must rise"),
         (["warm_start.optimizer.betas=[0.9]"], "two numbers"),
+        (["data=csv", "data.root=x", "data.patient_regex=(a)", "data.patient_column=p"], "both name the patients"),
         (["data.val_fraction=0.6", "data.test_fraction=0.5"], "nothing to train on"),
     ],
 )
@@ -211,12 +258,16 @@ def test_combinations_that_make_no_sense_are_refused(words: list[str], told: str
     "words",
     [
         ["auc.loss.form=auto", "auc.loss.prior=train"],
-        ["auc.loss.prior=0.5"],
-        ["auc.sampler=shuffle", "auc.loss.form=prior", "auc.loss.prior=train"],
+        ["auc=auc_margin", "auc.loss.prior=0.5"],
+        ["auc=auc_margin", "auc.sampler=shuffle", "auc.loss.form=prior", "auc.loss.prior=train"],
         ["auc.heads=joint", "auc.sampler=shuffle"],
         ["auc.loss.inner=batch", "auc.optimizer=adamw"],
         ["auc.optimizer.lr=probe"],
         ["auc=ce"],
+        ["auc.loss=ce"],
+        ["auc.loss=focal", "control=none"],
+        ["warm_start=none", "auc.head=keep"],
+        ["seed=9223372036854775807", "data.split_seed=4294967295"],
         ["warm_start=none", "auc=focal"],
         ["data=csv", "data.csv=x.csv"],
     ],
@@ -268,10 +319,12 @@ def test_a_config_of_another_version_is_explained() -> None:
         from_yaml(text + "gone: 1\n", "run/config.yaml")
     with pytest.raises(UserError, match="seed is missing"):
         from_yaml(text.replace("seed: 0\n", "", 1))
-    with pytest.raises(UserError, match="is no YAML"):
+    with pytest.raises(UserError, match=r"config.yaml is no YAML \(line 1\): it was damaged or cut off"):
         from_yaml("a: [")
-    with pytest.raises(UserError, match="another version"):
-        from_yaml("")
+    with pytest.raises(UserError, match=r"run/config.yaml is empty: it was damaged or cut off"):
+        from_yaml("", "run/config.yaml")
+    with pytest.raises(UserError, match=r"run/config.yaml holds no keys"):
+        from_yaml("- a", "run/config.yaml")
 
 
 def test_resume_accepts_what_only_moves_a_run() -> None:
@@ -285,14 +338,16 @@ def test_resume_accepts_what_only_moves_a_run() -> None:
 
 def test_resume_refuses_everything_else_by_name_with_the_reason() -> None:
     words = ["precision=bf16", "auc.loss.margin=2", "data.val_fraction=0.3", "auc=ce", "control.ema=0.9", "sed=1"]
-    words += ["workers=-1"]
+    words += ["workers=-1", "dry_run=true", "run_dir=elsewhere"]
     with pytest.raises(ConfigError) as caught:
         resume_changes(compose([]), words)
     told = "\n".join(fault.text for fault in caught.value.faults)
-    assert len(caught.value.faults) == 7
+    assert len(caught.value.faults) == 9
     assert "precision cannot change with resume= (it changes the numbers" in told
     assert "auc.loss.margin cannot change with resume= (it would be another experiment)" in told
     assert "data.val_fraction cannot change with resume= (the run's first part was trained on other images)" in told
+    assert "dry_run cannot be set with resume=: a dry run plans a new run, and this one has its plan" in told
+    assert "run_dir cannot be set with resume=: the run goes on in its own directory; leave it out" in told
     assert "control.ema: this run has no control" in told
     assert "sed is not a key; did you mean seed (now 0)?" in told
     assert "workers must be a whole number >= 0, got -1" in told

@@ -18,9 +18,8 @@ NEEDS = {
     "data=csv": ["data.root=/x"],
     "data=cifar10": ["data.root=/x"],
     "auc=none": ["control=none"],
-    "auc.loss=ce": ["auc.optimizer=adam"],
-    "auc.loss=focal": ["auc.optimizer=adam"],
-    **{f"auc.optimizer={name}": ["auc.loss.inner=batch"] for name in ("adam", "adamw", "sgd")},
+    "auc.optimizer=pesg": ["auc=auc_margin"],
+    "auc.sampler=shuffle": ["auc=auc_margin", "auc.loss.prior=train"],
 }
 HEADER = ("Source:", "Command:", "Hardware:", "Time:", "Expect:", "Departs:")
 
@@ -71,9 +70,7 @@ def test_every_choice_within_the_auc_stage_composes(part: str) -> None:
 
 @pytest.mark.parametrize("name", choices("sweep"))
 def test_every_sweep_file_makes_jobs(name: str, tmp_path: Path) -> None:
-    extra = ["auc=focal"] if name == "focal" else []
-    if name == "architectures":
-        extra = ["data.root=/x"]
+    extra = {"focal": ["auc=focal"], "architectures": ["data.root=/x"]}.get(name, ["auc=auc_margin"])
     plan = make_plan([*extra, f"+sweep={name}", f"run_dir={tmp_path}"])
     assert f"{len(plan.jobs)} runs" in summary("sweep", name) or name == "seeds"
 

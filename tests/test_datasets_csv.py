@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_a_plain_table(tmp_path: Path) -> None:
     np.testing.assert_equal(frame["label"].to_numpy(), [1, 0, np.nan, -1])
     assert frame["split"].tolist() == ["train", "val", "test", ""]
     assert frame["patient"].tolist() == ["a", "b", "c", "img/3.png"]
-    assert table.notes == ("1 rows have no patient: each counts as a patient of its own",)
+    assert table.notes == ("1 row has no patient: it counts as a patient of its own",)
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
@@ -73,17 +74,34 @@ def test_paths_stay_inside_the_root(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("text", "keys", "sentence"),
     [
-        ("image,x,y\na,1,0\n", {}, r"no label column: .* its columns are image, x, y\. Set data\.labels=\[\.\.\.\]"),
+        ("image,x,y\na,1,0\n", {}, r"no label column: .* its columns are image, x, y\. Set data\.labels=\[x\]\."),
         ("image,disease\na,1\n", {"labels": ["diseese"]}, r"no column 'diseese' \(nearest: 'disease'\)"),
         ("path,label\na,1\n", {}, r"no column 'image'.*its columns are path, label\. Set data\.image_column"),
         ("image,label,split\nimg/0.png,1,holdout\n", {}, r"row 2, column 'split': 'holdout' is no split"),
         ("image,label\nimg/0.png,1\nimg/1.png,sick\n", {}, r"row 3, column 'label': 'sick' is no label"),
         ("image,label\n,1\n", {}, r"row 2: the image path is blank"),
         ("image,label\n", {}, r"holds a header but no rows"),
-        ("", {}, r"cannot be read as a table"),
+        ("", {}, r"mine\.csv is empty"),
         ("image,label\nimg/0.png,1\n", {"patient_regex": "("}, r"is no regular expression"),
         ("image,label\nimg/0.png,1\n", {"patient_regex": "img"}, r"needs exactly one group"),
         ("image,label\nimg/0.png,1\n", {"patient_regex": "(p)_"}, r"matches no image path \(the first is img/0\.png\)"),
+        ("image,x,x\nimg/0.png,1,0\n", {"labels": ["x"]}, r"mine\.csv has the column x twice in its header"),
+        ("image,label\nimg/0.png,1,2\n", {}, r"row 2, has 3 cells where the header has 2 \(separator ','\): put quot"),
+        ("image,label,a\nimg/0.png,1,\nimg\n", {}, r"row 3, has 1 cell where the header has 3"),
+        ("image^label\nimg/0.png^1\n", {}, r"read as one column, 'image\^label': columns are separated by comma, sem"),
+        ("img/0.png,1\nimg/1.png,0\n", {}, r"its first row, img/0\.png, 1, looks like data: put a header above it"),
+        ("\n \n", {}, r"mine\.csv is empty"),
+        ("image,sick\nimg/0.png,1\n", {"labels": ["sik"]}, r"nearest: 'sick'.*Set data\.labels=\[sick\]\."),
+        (
+            "image,label,patient\nimg/0.png,1,a\n",
+            {"patient_regex": "(i)"},
+            r"column 'patient', which names the patients",
+        ),
+        (
+            "image,label\n0,1\n",
+            {},
+            r"no image 0 in .*, but .*img/0\.png is one\. Set data\.root=.*img data\.image_suffix=\.png",
+        ),
         ("image,label\nimg/0.png,1\n", {"patient_column": "pid"}, r"no column 'pid'.*Set data\.patient_column"),
     ],
 )
@@ -95,8 +113,58 @@ def test_sentences(tmp_path: Path, text: str, keys: dict[str, object], sentence:
 def test_missing_table_and_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.csv=none\.csv does not exist"):
         read(data_config("csv", csv="none.csv", root=str(tmp_path)))
+    with pytest.raises(UserError, match=r"data\.csv=.*/nope/x\.csv does not exist\.$"):
+        read(data_config("csv", csv=str(tmp_path / "nope" / "x.csv")))
+    (tmp_path / "labels.csv").touch()
+    with pytest.raises(UserError, match=r"does not exist; did you mean .*labels\.csv\?"):
+        read(data_config("csv", csv=str(tmp_path / "label.csv")))
+    with pytest.raises(UserError, match=r"is a folder, not a file: name the table in it, such as .*labels\.csv"):
+        read(data_config("csv", csv=str(tmp_path)))
     with pytest.raises(UserError, match=r"data\.root is not set: .*class folders"):
         read(data_config("csv"))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"PK\x03\x04[Content_Types].xml", r"is a spreadsheet or an archive, not a text table: export it as CSV"),
+        ("image,L\u00e4sion\nimg/0.png,1\n".encode("latin1"), r"row 1, is not UTF-8 text .*Latin-1.*iconv"),
+        (bytes(range(256)), r"is no text file"),
+        (b"\xff\xfei", r"begins like UTF-16 text and is damaged"),
+    ],
+)
+def test_files_that_are_no_text_tables(tmp_path: Path, data: bytes, sentence: str) -> None:
+    (tmp_path / "mine.csv").write_bytes(data)
+    with pytest.raises(UserError, match=sentence):
+        read(data_config("csv", csv=str(tmp_path / "mine.csv")))
+
+
+def test_utf16_gzip_quotes_and_blank_lines_are_read(tmp_path: Path) -> None:
+    text = '\n"image";"a, b, c";label\n"img/0.png";"x;y";1\n   \nimg/1.png;"two\nlines";0\n\n'
+    plain = read(data_config("csv", csv=write(tmp_path, text)))
+    assert plain.frame["a, b, c"].tolist() == ["x;y", "two\nlines"]
+    for name, data in (("u.csv", text.encode("utf-16")), ("g.csv.gz", gzip.compress(text.encode()))):
+        (tmp_path / name).write_bytes(data)
+        assert read(data_config("csv", csv=str(tmp_path / name))).frame.equals(plain.frame)
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(text.encode())[:-9])
+    with pytest.raises(UserError, match=r"cut\.gz cannot be read"):
+        read(data_config("csv", csv=str(tmp_path / "cut.gz")))
+
+
+def test_names_without_an_ending_get_one(tmp_path: Path) -> None:
+    csv = write(tmp_path, "image,label\nimg/0,1\nimg/1,0\n")
+    with pytest.raises(UserError, match=r"no image img/0 in .*Set data\.image_suffix=\.png\."):
+        read(data_config("csv", csv=csv))
+    table = read(data_config("csv", csv=csv, image_suffix=".png"))
+    assert table.frame["image"].tolist() == ["img/0.png", "img/1.png"]
+
+
+def test_cuts_count_images_where_patients_are_unknown(tmp_path: Path) -> None:
+    text = "\n".join(line.rpartition(",")[0] for line in big().splitlines())
+    notes = load_table(data_config("csv", csv=write(tmp_path, text, 60))).notes
+    assert "cut 12 images from training as test (fraction 0.2)" in notes
+    notes = load_table(data_config("csv", csv=write(tmp_path, big(), 60))).notes
+    assert "cut 12 images of 6 patients from training as test (fraction 0.2)" in notes
 
 
 def big(n: int = 60, patients: int = 30) -> str:
@@ -120,7 +188,7 @@ def test_load_table_refuses_a_patient_in_two_splits(tmp_path: Path) -> None:
 
 def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
     table = load_table(data_config("csv", csv=write(tmp_path, big().replace("img/5.png,0", "img/5.png,"), 60)))
-    assert len(table) == 59 and "left out 1 rows without any known label" in table.notes
+    assert len(table) == 59 and "left out 1 row without any known label" in table.notes
 
 
 # ---------------------------------------------------------------- class folders
@@ -170,6 +238,13 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
     classes(tmp_path, {"only": 2})
     with pytest.raises(UserError, match=r"expected \{train,val,test\}/CLASS/\* or CLASS/\*"):
         read(data_config("csv", root=str(tmp_path)))
+    with pytest.raises(UserError, match=r"holds 2 images in 1 folder \(only\), of fewer than two classes"):
+        read(data_config("csv", root=str(tmp_path)))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"only holds 2 images and no class folder.*perhaps .* \(it also holds other\)"):
+        read(data_config("csv", root=str(tmp_path / "only")))
+    with pytest.raises(UserError, match=r"other holds no image \(\.jpg"):
+        read(data_config("csv", root=str(tmp_path / "other")))
 
 
 def test_patients_from_file_names(tmp_path: Path) -> None:

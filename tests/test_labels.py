@@ -72,10 +72,10 @@ def test_every_step_says_how_many_rows_it_changed() -> None:
     table = make([-1, -1, NAN, 0.25, 1, 0, 0.75], ["train"] * 6 + ["val"])
     notes = apply_policies(table, data_config("csv", uncertain={"default": "ones"})).notes
     assert notes == (
-        "A: 1 blank labels -> unknown",
+        "A: 1 blank label -> unknown",
         "A: 2 uncertain labels -> 1",
-        "A: 1 fractions cut at one half",
-        "A: 1 fractions kept as soft targets in training",
+        "A: 1 fraction cut at one half",
+        "A: 1 fraction kept as soft targets in training",
     )
 
 
@@ -105,3 +105,12 @@ def test_faulty_policies() -> None:
         apply_policies(make([1.0], label="Edema"), data_config("csv", uncertain={"default": "ones", "Edemas": "zeros"}))
     with pytest.raises(UserError, match=r"data\.smooth\.default=\[0\.8, 0\.2\] is no range"):
         resolved([-1], smooth={"default": [0.8, 0.2]})
+
+
+def test_a_policy_for_what_is_no_label_is_refused_unless_the_dataset_has_it() -> None:
+    table = make([1.0, 0.0], label="Edema")
+    apply_policies(table, data_config("chexpert"))  # its yaml also speaks of Atelectasis, which is left out here
+    for name, hint in (("foo", "leave it out, or use 'default'"), ("edema", "did you mean 'Edema'")):
+        for dataset in ("csv", "chexpert"):
+            with pytest.raises(UserError, match=f"data.uncertain.{name} names no label of this table, .*Edema.*{hint}"):
+                apply_policies(table, data_config(dataset, uncertain={"default": "ones", name: "zeros"}))

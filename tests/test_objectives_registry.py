@@ -61,7 +61,6 @@ def test_registry_covers_the_config():
     "form, sampler, prior, expected",
     [
         ("auto", "shuffle", "train", "prior"),
-        ("auto", "shuffle", "batch", "prior"),
         ("auto", "two_class", "train", "class_mean"),
         ("auto", "two_class", "batch", "prior"),
         ("prior", "shuffle", "train", "prior"),
@@ -86,6 +85,7 @@ def test_form_follows_the_sampler(form, sampler, prior, expected):
         (("auto", "two_class", 0.1, "batch"), "inner=batch has no prior"),
         (("prior", "two_class", "train", "batch"), "inner=batch has no prior form"),
         (("v1", "shuffle", "train"), "unknown form"),
+        (("auto", "shuffle", "batch"), "teach nothing"),
         (("auto", "weighted", "train"), "unknown sampler"),
     ],
 )

@@ -75,7 +75,7 @@ def test_jobs_run_in_order_and_are_told_in_one_table(tmp_path: Path, capsys: pyt
 
 
 def test_a_job_has_the_config_of_the_same_run_alone() -> None:
-    words = ["+experiment=quickstart", "auc.optimizer=pesg", "data.uncertain.Edema=zeros"]
+    words = ["+experiment=quickstart", "auc.optimizer=sgd", "data.uncertain.Edema=zeros"]
     run_sweep([*words, "auc.loss.margin=0.3,1.0"], fake_start)
     run = the_sweep().absolute() / "1_margin-1.0"
     alone = compose([*words, "auc.loss.margin=1.0", f"run_dir={run}"])
@@ -130,7 +130,7 @@ def test_groups_experiments_and_tables_can_be_swept() -> None:
 
 
 def test_a_sweep_file_is_a_grid_that_typed_values_replace() -> None:
-    plan = make_plan(["+sweep=chexpert_margin", "auc.loss.margin=0.5"])
+    plan = make_plan(["auc=auc_margin", "+sweep=chexpert_margin", "auc.loss.margin=0.5"])
     assert plan.jobs == [{"auc.optimizer.gamma": g} for g in ("0.0033333333333333335", "0.002", "0.00125")]
     plan = make_plan(["hydra.sweeper.params.auc.loss.margin=0.1,0.2"])
     assert len(plan.jobs) == 2
@@ -166,3 +166,39 @@ def test_logging_is_left_as_it_was() -> None:
     logger, handlers, level = logging.getLogger("dam"), list(logging.root.handlers), logging.root.level
     run_sweep(["seed=1,2"], fake_start)
     assert not logger.disabled and logging.root.handlers == handlers and logging.root.level == level
+
+
+def test_a_dry_run_leaves_nothing_and_keeps_no_run_from_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["auc.loss.margin=0.3,0.4", "run_dir=here"]
+    assert run_sweep([*words, "dry_run=true", "hydra/launcher=joblib"], planning_start) == 1
+    out = capsys.readouterr().out
+    assert "plan of margin 0.3" in out and "[2/2] failed: ValueError: boom\n" in out
+    assert out.endswith("1 of 2 runs planned, nothing was written; correct the others first\n")
+    assert not any(Path().iterdir())
+    assert run_sweep(["seed=1,2", "dry_run=true"], planning_start) == 0
+    assert "2 of 2 runs planned, nothing was written; leave out dry_run=true to start" in capsys.readouterr().out
+    run_sweep(words, fake_start)
+    with pytest.raises(UserError, match="already holds a sweep"):
+        run_sweep([*words, "dry_run=true"], planning_start)
+
+
+def planning_start(cfg: Config, command: list[str], shared_warm_starts: Path | None = None) -> Result:
+    assert cfg.dry_run and cfg.auc is not None and isinstance(cfg.auc.loss, AUCSquareConfig)
+    if cfg.auc.loss.margin == 0.4:
+        raise ValueError("boom")
+    return Result(Path(), math.nan, f"plan of margin {cfg.auc.loss.margin}")
+
+
+def test_a_failing_job_says_so_at_once_and_commands_quote_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    run_sweep(["auc.loss.margin=0.2,0.9", "run_dir=a b"], fake_start)
+    out = capsys.readouterr().out
+    assert out.index("[1/2] failed: no positives in validation\n") < out.index("[2/2] auc.loss.margin=0.9")
+    assert f"go on with: dam train 'resume={Path('a b').absolute()}/1_margin-0.9'" in out
+
+
+def test_a_misspelt_axis_is_named_alone() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan(["sweep=foo"])
+    assert len(caught.value.faults) == 1 and "there is no sweep of this name" in str(caught.value)
+    with pytest.raises(ConfigError, match="give it one value"):
+        make_plan(["seed=1,2", "dry_run=true,false"])

@@ -72,7 +72,7 @@ def test_items_of_a_container_need_the_container(tmp_path: Path) -> None:
 def test_repeated_rows_are_refused_by_row(tmp_path: Path) -> None:
     table = make(tmp_path)
     table.frame.loc[5, "image"] = "2.png"
-    with pytest.raises(UserError, match=r"1 rows .*2\.png is in the data rows 3, 6"):
+    with pytest.raises(UserError, match=r"1 row .*2\.png is in the data rows 3, 6"):
         check_rows(table)
 
 
@@ -101,9 +101,9 @@ def test_uncertain_left_over_is_refused(tmp_path: Path) -> None:
 def test_one_patient_in_two_splits(tmp_path: Path) -> None:
     table = make(tmp_path)
     table.frame.loc[0, "patient"] = "p2"
-    with pytest.raises(UserError, match=r"1 patients are in more than one split: p2 \(p2 is in train and test\)"):
+    with pytest.raises(UserError, match=r"1 patient is in more than one split: p2 \(p2 is in train and test\)"):
         check(table)
-    assert "1 patients are in more than one split" in check(table, leakage="allow").notes[0]
+    assert "1 patient is in more than one split" in check(table, leakage="allow").notes[0]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -112,6 +112,15 @@ def test_a_label_without_both_classes_is_named(tmp_path: Path, split: str) -> No
     table.frame.loc[table.frame["split"] == split, "A"] = 0.0
     with pytest.raises(UserError, match=rf"label 'A' has no positive in {split} \(4 images\)"):
         check(table)
+
+
+def test_a_label_without_positives_anywhere_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"label 'A' has no positive at all \(12 images\)\. Check its column"):
+        check(make(tmp_path, A=[0.0] * 12))
+    with pytest.raises(UserError, match=r"label 'A' has no negative at all"):
+        check(make(tmp_path, A=[1.0] * 12))
+    with pytest.raises(UserError, match=r"no rows in the split 'val': it has 1 patient, each in one split"):
+        check(make(tmp_path, split="train", patient="p"))
 
 
 def test_in_test_it_is_only_noted(tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ def load_table(cfg: DataConfig) -> ImageTable:
     if isinstance(cfg, ChexpertConfig):
         table = keep_views(table, cfg.views)  # first: the files of other views need not be there
     table = check_rows(table, on_missing=cfg.on_bad_image)
-    if cfg.imratio is not None:
+    table = assign_splits(table, hard_targets(table, cfg), 0.0, cfg.test_fraction, cfg.split_seed)
+    if cfg.imratio is not None:  # as in the benchmarks: test stays as it is, validation is cut from what is left
         table = imbalance(table, cfg.imratio, cfg.split_seed)
-    table = assign_splits(table, hard_targets(table, cfg), cfg.val_fraction, cfg.test_fraction, cfg.split_seed)
+    table = assign_splits(table, hard_targets(table, cfg), cfg.val_fraction, 0.0, cfg.split_seed)
     if isinstance(cfg, ChexpertConfig):
         table = upsample(table, cfg.upsample)
     table = drop_unknown(apply_policies(table, cfg))

@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from dam.config import DataConfig
-from dam.data.table import UNCERTAIN, ImageTable
+from dam.data.datasets import DATASETS
+from dam.data.table import UNCERTAIN, ImageTable, counted, named
 from dam.errors import UserError
 
 T = TypeVar("T")
@@ -58,20 +59,22 @@ def _resolve(column: np.ndarray, training: np.ndarray, label: str, cfg: DataConf
     blank_policy = _chosen(cfg.blank, label)
     if blank.any():
         column[blank] = 0.0 if blank_policy == "zeros" else np.nan
-        notes.append(f"{label}: {int(blank.sum())} blank labels -> {'0' if blank_policy == 'zeros' else 'unknown'}")
+        notes.append(
+            f"{label}: {counted(int(blank.sum()), 'blank label')} -> {'0' if blank_policy == 'zeros' else 'unknown'}"
+        )
     policy = _chosen(cfg.uncertain, label)
     if uncertain.any():
         column[uncertain] = _uncertain_values(policy, training[uncertain], label, cfg)
-        notes.append(f"{label}: {int(uncertain.sum())} uncertain labels -> {_told(policy, label, cfg)}")
+        notes.append(f"{label}: {counted(int(uncertain.sum()), 'uncertain label')} -> {_told(policy, label, cfg)}")
     soft = (column > 0) & (column < 1)
     cut = soft & (~training | (cfg.soft == "resolve"))
     column[cut] = (column[cut] >= 0.5).astype(float)
     n_cut = int((cut & fraction).sum())
     if n_cut:
-        notes.append(f"{label}: {n_cut} fractions cut at one half")
+        notes.append(f"{label}: {counted(n_cut, 'fraction')} cut at one half")
     n_kept = int((soft & fraction & ~cut).sum())
     if n_kept:
-        notes.append(f"{label}: {n_kept} fractions kept as soft targets in training")
+        notes.append(f"{label}: {counted(n_kept, 'fraction')} kept as soft targets in training")
     return notes
 
 
@@ -108,14 +111,17 @@ def _chosen(policies: Mapping[str, T], label: str) -> T:
 
 def _check_keys(table: ImageTable, cfg: DataConfig) -> None:
     for key, policies in (("uncertain", cfg.uncertain), ("blank", cfg.blank), ("smooth", cfg.smooth)):
-        legal = ["default", *table.labels]
         if "default" not in policies:
             raise UserError(f"data.{key} has no entry 'default': add data.{key}.default=...")
-        # A dataset's yaml may hold policies for labels that this run does not train, so only near misses are faults.
+        # A dataset's yaml holds policies for its usual labels, of which this run may have left some out.
+        usual = DATASETS[cfg.name].labels if cfg.name in DATASETS else ()
         for name in policies:
-            near = [] if name in legal else difflib.get_close_matches(name, legal, 1, 0.8)
-            if near:
-                raise UserError(f"data.{key}.{name} names no label of this table; did you mean {near[0]!r}?")
+            if name not in ("default", *table.labels, *usual):
+                near = difflib.get_close_matches(name, ["default", *table.labels], 1, 0.6)
+                hint = f"; did you mean {near[0]!r}?" if near else ": leave it out, or use 'default'."
+                raise UserError(
+                    f"data.{key}.{name} names no label of this table, which has {named(table.labels)}{hint}"
+                )
     for name, bounds in cfg.smooth.items():
         if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
             raise UserError(

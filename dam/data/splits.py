@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dam.data.table import ImageTable, named
+from dam.data.table import ImageTable, counted, named
 from dam.errors import UserError
 
 
@@ -26,7 +26,7 @@ def assign_splits(
     unassigned = split == ""
     split[unassigned] = "train"
     if unassigned.any() and not unassigned.all():
-        notes.append(f"{int(unassigned.sum())} rows without a split became training rows")
+        notes.append(f"{counted(int(unassigned.sum()), 'row')} without a split counted as training")
     for name, fraction in (("test", test_fraction), ("val", val_fraction)):
         if (split == name).any() or fraction == 0:
             continue
@@ -37,10 +37,16 @@ def assign_splits(
         generator = np.random.default_rng([seed, zlib.crc32(f"split {name}".encode())])
         chosen = pool[cut_by_group(groups, hard[pool], fraction, generator)]
         split[chosen] = name
-        patients = frame["patient"].iloc[chosen].nunique()
-        notes.append(f"cut {len(chosen)} rows of {patients} patients from training as {name} (fraction {fraction:g})")
+        told = _told(frame.iloc[chosen])
+        notes.append(f"cut {told} from training as {name} (fraction {fraction:g})")
     frame["split"] = split.astype(str)
     return table.with_frame(frame, *notes)
+
+
+def _told(rows: pd.DataFrame) -> str:
+    if (rows["patient"] == rows["image"]).all():  # patients are unknown
+        return counted(len(rows), "image")
+    return f"{counted(len(rows), 'image')} of {counted(rows['patient'].nunique(), 'patient')}"
 
 
 def cut_by_group(
@@ -146,10 +152,10 @@ def imbalance(table: ImageTable, imratio: float, seed: int) -> ImageTable:
     dropped = len(table) - int(keep.sum())
     positives = int((target[certain][kept] >= 0.5).sum())
     note = (
-        f"imratio {imratio:g}: dropped {dropped} positive training rows; {positives} of {len(kept)} are positive "
-        f"({positives / max(len(kept), 1):.2%})"
+        f"imratio {imratio:g}: dropped {counted(dropped, 'positive training row')}; {positives} of {len(kept)} "
+        f"are positive ({positives / max(len(kept), 1):.2%})"
     )
-    extra = f"imratio: {unsure} training rows with an uncertain or blank label stay uncounted" if unsure else ""
+    extra = f"imratio: {counted(unsure, 'training row')} with an uncertain or blank label not counted" if unsure else ""
     return table.with_frame(table.frame[keep], note, extra)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dam.data.table import ImageTable
+from dam.data.table import ImageTable, counted
 from dam.errors import UserError
 
 
@@ -36,7 +36,9 @@ def upsample(table: ImageTable, labels: Sequence[str]) -> ImageTable:
     for label in labels:
         extra = table.frame[training & (table.frame[label] == 1.0).to_numpy()]
         parts.append(extra)
-        notes.append(f"upsample: appended {len(extra)} copies of training rows positive for {label}")
+        notes.append(
+            f"upsample: appended {counted(len(extra), 'copy', 'copies')} of training rows positive for {label}"
+        )
     return table.with_frame(pd.concat(parts, ignore_index=True), *notes) if notes else table
 
 
@@ -46,5 +48,6 @@ def drop_unknown(table: ImageTable) -> ImageTable:
     if keep.all():
         return table
     if not keep.any():
-        raise UserError(f"Every label of the {table.name} table is blank or ignored: check data.labels and data.blank.")
-    return table.with_frame(table.frame[keep], f"left out {int((~keep).sum())} rows without any known label")
+        raise UserError(f"Every label of the {table.name} table is blank or ignored: check data.labels, "
+                        "data.blank and data.uncertain.")  # fmt: skip
+    return table.with_frame(table.frame[keep], f"left out {counted(int((~keep).sum()), 'row')} without any known label")

@@ -163,8 +163,8 @@ class Builder:
         free = shutil.disk_usage(self.folder).free
         if free < needed - there:
             raise UserError(
-                f"The image store needs {(needed - there) / 1e9:.2f} GB in {self.folder.parent}, where only "
-                f"{free / 1e9:.2f} GB are free: make room, set data.store (or $DAM_STORE) to a larger disk, "
+                f"The image store needs {_size(needed - there)} in {self.folder.parent}, where only "
+                f"{_size(free)} are free: make room, set data.store (or $DAM_STORE) to a larger disk, "
                 "or lower image_size."
             )
         self._records(channels).mkdir(exist_ok=True)
@@ -191,6 +191,12 @@ class Builder:
                 "what is done so far is kept."
             )
         return error
+
+
+def _size(count: int) -> str:
+    """Bytes in the unit that shows them: ``740 MB``, ``3.2 GB``."""
+    unit, scale = next(((u, s) for u, s in (("TB", 1e12), ("GB", 1e9)) if count >= s), ("MB", 1e6))
+    return f"{count / scale:.3g} {unit}"
 
 
 def fit_image(image: np.ndarray, size: int, fit: str) -> np.ndarray:

@@ -114,6 +114,11 @@ def named(items: Sequence[object], limit: int = NAMED) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def _check_columns(table: ImageTable) -> None:
     if not table.labels:
         raise UserError(
@@ -137,8 +142,8 @@ def _check_duplicates(table: ImageTable) -> None:
     first = image.iloc[int(repeated[0])]
     rows = [int(i) + 1 for i in np.flatnonzero((image == first).to_numpy())]
     raise UserError(
-        f"{len(repeated)} rows of the {table.name} table repeat an image that another row has: {first} is in the "
-        f"data rows {named(rows, 5)}. Delete the repeated rows."
+        f"{counted(len(repeated), 'row')} of the {table.name} table repeat{'s' * (len(repeated) == 1)} an image that "
+        f"another row has: {first} is in the data rows {named(rows, 5)}. Leave one row an image."
     )
 
 
@@ -171,14 +176,15 @@ def _check_files(table: ImageTable, on_missing: Literal["refuse", "skip"]) -> Im
     missing = table.frame["image"].to_numpy()[~present].tolist()
     if not present.any():
         raise UserError(
-            f"None of the {len(files)} images of the {table.name} table is under {table.root} (the first is "
+            f"None of the {counted(len(files), 'image')} of the {table.name} table is under {table.root} (the first is "
             f"{missing[0]}): data.root is probably another folder."
         )
     if on_missing == "skip":
-        note = f"left out {len(missing)} rows without a file: {named(missing)}"
+        note = f"left out {counted(len(missing), 'row')} without a file: {named(missing)}"
         return table.with_frame(table.frame[present], note)
     raise UserError(
-        f"{len(missing)} of the {len(files)} images of the {table.name} table are not under {table.root}: "
+        f"{len(missing)} of the {counted(len(files), 'image')} of the {table.name} table "
+        f"{'is' if len(missing) == 1 else 'are'} not under {table.root}: "
         f"{named(missing)}. Put them there, correct data.root, or leave them out with data.on_bad_image=skip."
     )
 
@@ -190,7 +196,8 @@ def _check_targets(table: ImageTable) -> None:
         row, k = np.argwhere(bad)[0]
         raise UserError(
             f"The target of {table.labels[k]!r} is {values[row, k]:g} for {table.frame['image'].iloc[row]} "
-            f"({int(bad.sum())} such values), outside [0, 1]: choose a policy with data.uncertain.default=..."
+            f"({counted(int(bad.sum()), 'such value')}), outside [0, 1]: choose a policy with "
+            "data.uncertain.default=..."
         )
 
 
@@ -198,30 +205,44 @@ def _check_splits(table: ImageTable) -> list[str]:
     words = set(table.frame["split"].unique()) - set(SPLITS)
     if words:
         raise UserError(f"The split column holds {sorted(words)}; a split is one of {list(SPLITS)}.")
+    patients = table.frame["patient"].nunique()
+    has_test = len(table.split("test")) > 0
     for split, way_out in (
         ("train", "give some rows the split 'train'"),
         ("val", "set data.val_fraction=0.1 or give some rows the split 'val'"),
     ):
-        if len(table.split(split)) == 0:
-            raise UserError(f"The {table.name} table has no rows in the split {split!r}: {way_out}.")
-    if len(table.split("test")) == 0:
+        if len(table.split(split)):
+            continue
+        few = f"it has {counted(patients, 'patient')}, each in one split; give more, or correct data.patient_column"
+        told = few if patients < 2 + has_test else way_out
+        raise UserError(f"The {table.name} table has no rows in the split {split!r}: {told}.")
+    if not has_test:
         return ["no test rows: nothing will be reported on test (data.test_fraction=0.2 would cut some)"]
     return []
 
 
 def _check_classes(table: ImageTable) -> list[str]:
     counts = table.counts()
-    bare = counts[(counts["n"] > 0) & ((counts["positives"] == 0) | (counts["negatives"] == 0))]
-    faults, notes = [], []
-    for row in bare.itertuples():
-        kind = "positive" if row.positives == 0 else "negative"
-        if row.positives == 0 and row.negatives == 0:
-            kind = "known value"
-        text = f"label {row.label!r} has no {kind} in {row.split} ({row.n} images)"
-        if row.split == "test":
-            notes.append(f"{text}: its test AUC is undefined")
+    nowhere, faults, notes = [], [], []
+    for row in counts[counts["n"] > 0].to_dict("records"):
+        label, split = row["label"], row["split"]
+        absent = [kind for kind in ("positive", "negative") if row[f"{kind}s"] == 0]
+        if not absent:
+            continue
+        everywhere = counts[counts["label"] == label]
+        gone = [kind for kind in absent if everywhere[f"{kind}s"].sum() == 0]
+        text = f"has no {'known value' if len(absent) == 2 else absent[0]} in {split} ({counted(row['n'], 'image')})"
+        if split == "test":
+            notes.append(f"label {label!r} {text}: its test AUC is undefined")
+        elif gone:
+            nowhere.append(f"label {label!r} has no {gone[0]} at all ({counted(len(table), 'image')})")
         else:
-            faults.append(text)
+            faults.append(f"label {label!r} {text}")
+    if nowhere:
+        raise UserError(
+            f"AUC needs both classes, but {'; '.join(dict.fromkeys(nowhere))}. Check its column and what "
+            "data.uncertain and data.blank make of it, or leave the label out with data.labels=[...]"
+        )
     if faults:
         raise UserError(
             f"AUC needs both classes in training and validation, but {'; '.join(faults)}. Leave the label out with "
@@ -236,12 +257,11 @@ def _check_patients(table: ImageTable, leakage: Literal["refuse", "allow"]) -> l
     if not shared:
         return []
     splits = pairs["split"][pairs["patient"] == shared[0]].tolist()
+    told = f"{counted(len(shared), 'patient')} {'is' if len(shared) == 1 else 'are'} in more than one split"
     if leakage == "allow":
-        return [
-            f"{len(shared)} patients are in more than one split (allowed by data.leakage=allow): {named(shared, 5)}"
-        ]
+        return [f"{told} (allowed by data.leakage=allow): {named(shared, 5)}"]
     raise UserError(
-        f"{len(shared)} patients are in more than one split: {named(shared, 5)} ({shared[0]} is in "
+        f"{told}: {named(shared, 5)} ({shared[0]} is in "
         f"{' and '.join(splits)}), so the result would flatter the model. Give each patient one split, "
         "or accept it with data.leakage=allow."
     )

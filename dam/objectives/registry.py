@@ -129,6 +129,10 @@ def resolve_form(
             raise ValueError("inner=batch has no prior form: set form=auto, or inner=learned to keep form=prior")
         return "class_mean"
     if sampler_name == "shuffle":
+        if prior_setting == "batch":
+            raise ValueError(
+                "prior=batch with the shuffle sampler makes batches without positives teach nothing: set prior=train"
+            )
         return "prior"
     if prior_setting == "batch":
         return "prior"

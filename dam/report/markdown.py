@@ -12,6 +12,7 @@ from dam.evaluation.intervals import METHODS
 from dam.evaluation.predictions import MEAN
 from dam.report.run_files import RunFiles, Stage
 from dam.report.tables import (
+    CONTROLS,
     JudgedSplit,
     is_fair,
     judged_on,
@@ -50,7 +51,7 @@ def markdown(
         heading = f"## AUC on {split.split}"
         if split.split == "val":
             heading += " (used for choice, optimistic)"
-        parts += [heading, *_auc_section(split), *_comparison_section(split, further_steps)]
+        parts += [heading, *_auc_section(split), *_comparison_section(split, further_steps, _control_differs(run))]
     parts += ["## How this was chosen", *_choice(run, judged)]
     parts += _figure_section(figures)
     parts += ["## What was trained", _stage_table(run.stages)] if run.stages else []
@@ -113,7 +114,25 @@ def _auc_footnotes(judged: JudgedSplit) -> list[str]:
     return [*lines, "\n".join(f"- {note}" for note in notes)] if notes else lines
 
 
-def _comparison_section(judged: JudgedSplit, further_steps: dict[str, str]) -> list[str]:
+def _control_differs(run: RunFiles) -> str:
+    """What else than the objective differs between the AUC models and their control, as a sentence; "" if nothing."""
+    found = {}
+    for stage in run.stages_of("auc"):
+        for other in (s for column in CONTROLS for s in run.stages_of(column) if s.label == stage.label):
+            for key in ("sampler", "schedule", "ema", "clip_norm", "head", "select"):
+                ours, theirs = stage.facts.get(key), other.facts.get(key)
+                if ours != theirs:
+                    found[key] = f"{key} ({_plain(ours)} against {_plain(theirs)})"
+    return f"Beside the objective these differ: {'; '.join(found.values())}." if found else ""
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(str(v) if k == "name" else f"{k} {v}" for k, v in value.items())
+    return str(value)
+
+
+def _comparison_section(judged: JudgedSplit, further_steps: dict[str, str], differs: str) -> list[str]:
     parts = []
     for a, b in pairs_of(judged.models):
         rows = []
@@ -125,7 +144,7 @@ def _comparison_section(judged: JudgedSplit, further_steps: dict[str, str]) -> l
         heading = f"### {judged.split}: {a} - {b}"
         if is_fair((a, b)):
             heading += " (the comparison that counts: same steps, other objective)"
-        parts += [heading]
+        parts += [heading, differs] if is_fair((a, b)) and differs else [heading]
         if b == "warm_start":
             parts.append(f"{_further(a, further_steps)} It shows what training on reached, not what the objective did.")
         parts.append(table(["label", f"{a} - {b}", "p", "p (Holm)", "verdict"], rows))

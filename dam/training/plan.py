@@ -69,7 +69,7 @@ def _stage(
     labels: Sequence[str],
     folder: Path,
 ) -> PlannedStage:
-    """``length`` gives the steps: the control takes those of the AUC stage it stands beside."""
+    """``length`` gives what the control shares with the AUC stage it stands beside: steps, averaging, clipping."""
     rows = inputs.known("train", labels)
     targets = inputs.targets(rows, labels)
     if len(rows) < cfg.batch_size:
@@ -98,6 +98,8 @@ def _stage(
         lr=lr,
         steps=steps,
         steps_per_epoch=per_epoch,
+        ema=length.ema,
+        clip_norm=length.clip_norm,
         eval_every=min(steps, max(1, round(length.eval_every * length_per_epoch))),
         seed=seed,
         folder=folder,

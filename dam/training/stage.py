@@ -53,6 +53,8 @@ class StageSpec:
     lr: float
     steps: int
     steps_per_epoch: int
+    ema: float | None
+    clip_norm: float | None
     eval_every: int
     seed: int
     folder: Path
@@ -98,7 +100,7 @@ class Stage:
         for line in lines:
             log.info("%s: %s", spec.title, line)
         self.optimizer = make_optimizer(spec.objective.optimizer, spec.lr, groups, loss)
-        self.ema = _average(network, spec.objective.ema)
+        self.ema = _average(network, spec.ema)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.device.autocast_dtype == torch.float16)
         self.selection = selection.Selection(selection.resolve(self.cfg.select, self.val_targets))
         hinge = loss_cfg.name == "auc_margin"
@@ -185,9 +187,9 @@ class Stage:
         self.monitor.add_loss(total, counts)
         self._recent.append((self.step, batch.rows, total))
         self._check_finite(force=False)
-        if self.spec.objective.clip_norm is not None:
+        if self.spec.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.model.parameters(), self.spec.objective.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.network.model.parameters(), self.spec.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
@@ -301,8 +303,8 @@ class Stage:
             "loss": asdict(objective.loss),
             "sampler": asdict(objective.sampler),
             "schedule": asdict(objective.schedule),
-            "ema": objective.ema,
-            "clip_norm": objective.clip_norm,
+            "ema": self.spec.ema,
+            "clip_norm": self.spec.clip_norm,
             "optimizer": asdict(objective.optimizer) | {"lr": self.spec.lr},
             "form": self.spec.form,
             "steps": self.step,

@@ -23,9 +23,9 @@ from dam.data.datasets.tables import (
     is_debris,
     label_values,
     need_column,
-    read_text_table,
     root_folder,
 )
+from dam.data.datasets.text_tables import read_text_table
 from dam.data.table import ImageTable
 from dam.errors import UserError
 

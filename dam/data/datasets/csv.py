@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,11 @@ from dam.data.datasets.tables import (
     is_debris,
     label_values,
     need_column,
-    read_text_table,
     root_folder,
     subfolders,
 )
-from dam.data.table import COLUMNS, ImageTable, named
+from dam.data.datasets.text_tables import read_text_table
+from dam.data.table import COLUMNS, ImageTable, counted, named
 from dam.errors import UserError
 
 SPLIT_WORDS = {
@@ -47,16 +48,16 @@ def read(cfg: CsvConfig) -> ImageTable:
 
 
 def _from_table(cfg: CsvConfig) -> ImageTable:
-    given = Path(str(cfg.csv)).expanduser()
-    root = root_folder(cfg.root if cfg.root is not None else str(given.parent), "the images")
+    root = root_folder(cfg.root, "the images") if cfg.root is not None else None
     path = find_table(str(cfg.csv), root, "data.csv")
+    root = root or path.parent
     cells = read_text_table(path)
     image = need_column(cells, cfg.image_column, path, "data.image_column")
     labels = _label_columns(cfg, cells, path)
     taken = [image, *labels]
-    frame = pd.DataFrame({"image": inside(cells[image].tolist(), root, path)})
+    frame = pd.DataFrame({"image": _image_names(cells[image], cfg, root, path)})
     notes: list[str] = []
-    patient = _optional(cfg.patient_column, PATIENT_COLUMNS, cells, path, "data.patient_column")
+    patient = _patient_column(cfg, cells, path)
     frame["patient"] = _patients(cfg, cells, patient, frame["image"], notes)
     study = _optional(cfg.study_column, STUDY_COLUMNS, cells, path, "data.study_column")
     frame["study"] = frame["image"] if study is None else _filled(cells[study], frame["image"])
@@ -68,6 +69,40 @@ def _from_table(cfg: CsvConfig) -> ImageTable:
     for column in _metadata(cfg, cells, taken, path):
         frame[column] = cells[column].to_numpy()
     return ImageTable(frame, labels, root, cfg.name, tuple(notes))
+
+
+def _image_names(cells: pd.Series, cfg: CsvConfig, root: Path, path: Path) -> list[str]:
+    names = [name.strip() for name in cells]
+    if cfg.image_suffix is not None:
+        return inside([name and name + cfg.image_suffix for name in names], root, path)
+    located = inside(names, root, path)
+    if not any((root / name).exists() for name in located[:20]):
+        _look_around(located[0], root, path)
+    return located
+
+
+def _look_around(name: str, root: Path, path: Path) -> None:
+    """The first images are not there: say so if one is with an ending, or in a folder below the root."""
+    endings = ["", *(ending for suffix in IMAGES for ending in (suffix, suffix.upper()))]
+    for folder in [root, *subfolders(root)[:50]]:
+        for ending in endings:
+            if (folder / (name + ending)).is_file():
+                settings = [f"data.root={folder}"] if folder != root else []
+                settings += [f"data.image_suffix={ending}"] if ending else []
+                raise UserError(
+                    f"{path}, row 2: there is no image {name} in {root}, but {folder / (name + ending)} is one. "
+                    f"Set {' '.join(map(quote, settings))}."
+                )
+
+
+def _patient_column(cfg: CsvConfig, cells: pd.DataFrame, path: Path) -> str | None:
+    column = _optional(cfg.patient_column, PATIENT_COLUMNS, cells, path, "data.patient_column")
+    if column is not None and cfg.patient_regex is not None:
+        raise UserError(
+            f"{path} has a column {column!r}, which names the patients, and data.patient_regex would too: leave out "
+            "data.patient_regex, or rename that column if the image paths know better."
+        )
+    return column
 
 
 def _label_columns(cfg: CsvConfig, cells: pd.DataFrame, path: Path) -> tuple[str, ...]:
@@ -82,8 +117,20 @@ def _label_columns(cfg: CsvConfig, cells: pd.DataFrame, path: Path) -> tuple[str
         return (found[0],)
     raise UserError(
         f"{path} has no label column: data.labels is empty and no column is called label or target; "
-        f"its columns are {named(list(cells.columns), 30)}. Set data.labels=[...]."
+        f"its columns are {named(list(cells.columns), 30)}. Set data.labels=[{_likely_label(cfg, cells)}]."
     )
+
+
+def _likely_label(cfg: CsvConfig, cells: pd.DataFrame) -> str:
+    """The first column that holds zeros and ones and nothing else but blanks and -1, for an example."""
+    legal = {"0", "1", "0.0", "1.0", "-1", "-1.0", "true", "false", *BLANK}
+    for column in cells.columns:
+        if column in COLUMNS or column == cfg.image_column or not re.fullmatch(r"[\w .-]+", column):
+            continue
+        words = set(cells[column].str.strip().str.lower())
+        if words <= legal and words - BLANK:
+            return str(column)
+    return "NAME"
 
 
 def _optional(column: str | None, usual: tuple[str, ...], cells: pd.DataFrame, path: Path, key: str) -> str | None:
@@ -125,7 +172,8 @@ def _patients(
     if column is not None and cells is not None:
         blank = int(cells[column].str.strip().str.lower().isin(BLANK).sum())
         if blank:
-            notes.append(f"{blank} rows have no patient: each counts as a patient of its own")
+            have = "have no patient: each counts" if blank > 1 else "has no patient: it counts"
+            notes.append(f"{counted(blank, 'row')} {have} as a patient of its own")
         return _filled(cells[column], images)
     if cfg.patient_regex is None:
         notes.append("patients are unknown: every image counts as a patient of its own")
@@ -142,7 +190,7 @@ def _patients(
         raise UserError(f"data.patient_regex={cfg.patient_regex} matches no image path (the first is {unmatched[0]}).")
     if unmatched:
         notes.append(
-            f"data.patient_regex does not match {len(unmatched)} images, each counts as a patient: "
+            f"data.patient_regex does not match {counted(len(unmatched), 'image')}, each counts as a patient: "
             f"{named(unmatched, 5)}"
         )
     return found.where(found.notna(), images).astype(str)
@@ -165,10 +213,7 @@ def _from_folders(cfg: CsvConfig) -> ImageTable:
             classes += [class_folder.name] * len(found)
     names = sorted(set(classes))
     if len(names) < 2:
-        raise UserError(
-            f"{top} holds {len(images)} images in {len(names)} class folders; expected {{train,val,test}}/CLASS/* or "
-            "CLASS/* with at least two classes. Correct data.root, or name a table with data.csv=PATH."
-        )
+        raise UserError(_too_few_classes(top))
     cfg = _with_positive_class(cfg, names)
     columns = [cfg.positive_class] if cfg.positive_class is not None else names
     wanted = tuple(cfg.labels) or tuple(columns)
@@ -185,6 +230,25 @@ def _from_folders(cfg: CsvConfig) -> ImageTable:
     if len(names) > 2:
         frame["class"] = classes
     return ImageTable(frame, wanted, root, cfg.name, tuple(notes))
+
+
+def _too_few_classes(top: Path) -> str:
+    """What was found instead of at least two class folders."""
+    images = _images(top, top)
+    holders = sorted({name.rpartition("/")[0].removeprefix("./") for name in images})
+    if not images:
+        found = f"data.root={top} holds no image ({', '.join(IMAGES[:3])}, ...)"
+    elif holders in ([""], ["."]):
+        found = f"data.root={top} holds {counted(len(images), 'image')} and no class folder"
+    else:
+        where = f"{counted(len(holders), 'folder')} ({named(holders, 4)})"
+        found = f"data.root={top} holds {counted(len(images), 'image')} in {where}, of fewer than two classes"
+    beside = [folder.name for folder in subfolders(top.parent) if folder != top]
+    above = f", perhaps {top.parent} (it also holds {named(beside, 3)})" if images and 0 < len(beside) < 20 else ""
+    return (
+        f"{found}; expected {{train,val,test}}/CLASS/* or CLASS/* with at least two classes. Set data.root to the "
+        f"folder that holds them{above}, or name a table with data.csv=PATH."
+    )
 
 
 def _layout(top: Path) -> tuple[Path, list[tuple[str, Path]]]:

@@ -1,9 +1,8 @@
-"""What readers share: finding files, reading text tables, turning cells into labels, keeping paths inside the root."""
+"""What readers share: finding files, turning cells into labels, keeping paths inside the root."""
 
 from __future__ import annotations
 
 import difflib
-import gzip
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dam.data.datasets.text_tables import SEPARATOR_WORDS
 from dam.data.table import named
 from dam.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none"})
 WORDS = {"true": "1", "false": "0"}
-SEPARATORS = (",", ";", "\t", "|")
+TABLES = (".csv", ".tsv", ".txt", ".gz")
 
 
 def is_debris(name: str) -> bool:
@@ -55,41 +55,54 @@ def subfolders(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def find_table(path: str, root: Path, key: str) -> Path:
+def find_table(path: str, root: Path | None, key: str) -> Path:
     """The file that the config names: absolute, below the root, or below the working folder. Raises ``UserError``."""
     given = Path(path).expanduser()
-    for candidate in (root / given, given):
+    places = [given] if root is None or given.is_absolute() else [root / given, given]
+    for candidate in places:
         if candidate.is_file():
             return Path(os.path.abspath(candidate))  # noqa: PTH100
-    raise UserError(f"{key}={path} does not exist (looked in {root} and in the working folder).")
+    folder = next((candidate for candidate in places if candidate.is_dir()), None)
+    if folder is not None:
+        tables = sorted(
+            entry.name for entry in folder.iterdir() if entry.suffix in TABLES and not is_debris(entry.name)
+        )
+        inside = f", such as {folder / tables[0]}" if tables else ""
+        raise UserError(f"{key}={path} is a folder, not a file: name the table in it{inside}.")
+    where = "" if given.is_absolute() else f" (looked in {root} and in the working folder)"
+    near = _like(given)
+    raise UserError(f"{key}={path} does not exist{where}{f'; did you mean {near}?' if near else '.'}")
 
 
-def read_text_table(path: Path) -> pd.DataFrame:
-    """A table of text cells, blank cells as empty strings; the separator (comma, semicolon, tab, bar) is that which
-    the header holds most of. UTF-8 with or without mark; ``.gz`` too. Raises ``UserError``."""
-    try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max(SEPARATORS, key=header.count)
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}.") from error
-    frame.columns = [str(c).strip() for c in frame.columns]
-    if len(frame) == 0:
-        raise UserError(f"{path} holds a header but no rows.")
-    return frame
+def _like(path: Path) -> str:
+    """A table beside ``path`` with a similar name, or nothing."""
+    if not path.parent.is_dir():
+        return ""
+    names = [entry.name for entry in path.parent.iterdir() if entry.suffix in TABLES]
+    near = difflib.get_close_matches(path.name, names, 1, 0.6)
+    return str(path.parent / near[0]) if near else ""
 
 
 def need_column(frame: pd.DataFrame, column: str, path: Path, key: str) -> str:
     """The column, or a ``UserError`` that lists the columns present and the nearest one."""
     if column in frame.columns:
         return column
-    near = difflib.get_close_matches(column, list(frame.columns), 1, 0.6)
+    names = [str(name) for name in frame.columns]
+    told = f"{path} has no column {column!r}"
+    if len(names) == 1 and len(names[0]) > len(column):
+        raise UserError(
+            f"{told}; its header was read as one column, {names[0]!r}: columns are separated by {SEPARATOR_WORDS}, "
+            "so save the table with one of these."
+        )
+    if any(name.lower().endswith(IMAGES) for name in names):
+        raise UserError(
+            f"{told}; its first row, {named(names, 5)}, looks like data: put a header above it, such as "
+            f"{column},patient,label."
+        )
+    near = difflib.get_close_matches(column, names, 1, 0.6)
     hint = f" (nearest: {near[0]!r})" if near else ""
-    raise UserError(
-        f"{path} has no column {column!r}{hint}; its columns are {named(list(frame.columns), 30)}. Set {key} to one."
-    )
+    setting = f"data.labels=[{near[0] if near else 'NAME'}]" if key == "data.labels" else f"{key} to one"
+    raise UserError(f"{told}{hint}; its columns are {named(names, 30)}. Set {setting}.")
 
 
 def label_values(cells: pd.Series, path: Path) -> np.ndarray:
