@@ -320,7 +320,7 @@ def test_a_run_into_a_run_is_refused(whole: Path) -> None:
         (("warm_start=none", "auc.labels=[Edema]"), ["auc"]),
         (("auc=none",), ["warm_start"]),
         (("auc=ce", "auc.labels=[Edema]"), ["warm_start", "ce"]),
-        (("auc=auc_square", "auc.heads=joint", "auc.sampler=shuffle"), ["warm_start", "auc"]),
+        (("auc=auc_square", "auc.heads=joint", "auc.sampler=shuffle", "auc.loss.prior=train"), ["warm_start", "auc"]),
         (
             ("auc.loss.inner=batch", "auc.optimizer=adamw", "auc.head=keep", "auc.ema=0.9", "auc.labels=[Edema]"),
             ["warm_start", "auc"],

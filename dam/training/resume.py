@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shlex import quote
 from typing import Any
 
 from dam.compose import resume_changes
@@ -21,33 +22,37 @@ def accept_changes(run: RunDirectory, cfg: Config, overrides: list[str]) -> Conf
     if not overrides:
         return cfg
     changed, _ = resume_changes(cfg, overrides)
+    faults = []
     for part in ("warm_start", "auc"):
         before, after = getattr(cfg, part), getattr(changed, part)
         if before is not None and (before.epochs, before.steps) != (after.epochs, after.steps):
-            _check_longer(run, part, before, after, cfg)
+            faults += _why_not_longer(run, part, before, after, cfg)
+    if faults:
+        raise UserError("; ".join(faults))
     return changed
 
 
-def _check_longer(run: RunDirectory, part: str, before: StageConfig, after: StageConfig, cfg: Config) -> None:
+def _why_not_longer(run: RunDirectory, part: str, before: StageConfig, after: StageConfig, cfg: Config) -> list[str]:
+    """Why this part of the run cannot be lengthened, a sentence; nothing if it can."""
     folders = [run.path / part, run.path / "control"] if part == "auc" else [run.path / part]
     done = [marker.parent for folder in folders for marker in sorted(folder.glob("**/stage.json"))]
-    if done:
-        raise UserError(
-            f"{part}.epochs cannot change on resume: {done[0].relative_to(run.path)} has already ended; start a new "
-            f"run with warm_start.run={run.path} instead"
-        )
     unit = "steps" if before.steps is not None else "epochs"
+    if done:
+        return [
+            f"{part}.{unit} cannot change on resume: {done[0].relative_to(run.path)} has already ended; start a new "
+            f"run with warm_start.run={quote(str(run.path))} instead"
+        ]
     old, new = getattr(before, unit), getattr(after, unit)
     if new is None or old is None or new < old:
-        raise UserError(f"{part}.{unit} can only be raised on resume, and in the same unit (it is {old})")
+        return [f"{part}.{unit} can only be raised on resume, and in the same unit (it is {old})"]
     objectives = [before] + ([cfg.control] if part == "auc" and cfg.control is not None else [])
-    for objective in objectives:
-        # Any length will do here: whether a schedule depends on it does not depend on it.
-        if not make_schedule(objective.schedule, 100, 10).extendable:
-            raise UserError(
-                f"{part}.{unit} cannot change on resume: the schedule {objective.schedule.name} (unit "
-                f"{objective.schedule.unit}) depends on the length, so the steps already made would have been others"
-            )
+    # Any length will do here: whether a schedule depends on it does not depend on it.
+    return [
+        f"{part}.{unit} cannot change on resume: the schedule {objective.schedule.name} "
+        f"(unit {objective.schedule.unit}) depends on the length, so the steps already made would have been others"
+        for objective in objectives
+        if not make_schedule(objective.schedule, 100, 10).extendable
+    ]
 
 
 def check_same_data(run: RunDirectory, now: dict[str, Any]) -> None:
