@@ -53,9 +53,7 @@ def slugs(labels: tuple[str, ...]) -> dict[str, str]:
 
 
 def _sync_directory(folder: Path) -> None:
-    # The rename itself must survive a power cut; directories cannot be opened on Windows.
-    if os.name == "nt":
-        return
+    # The rename itself must survive a power cut.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -153,14 +153,19 @@ start(tiny({str(tmp_path / "run")!r}, "control=ce"), ["dam", "train"])
     assert contents(tmp_path / "run") == contents(whole)
 
 
-def test_asked_to_stop_it_saves_and_names_the_command(tmp_path: Path, monkeypatch) -> None:
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Ask every stage to stop in this step, as Ctrl-C would."""
     after_step = Stage._after_step
 
     def stopping(self: Stage, images: int) -> None:
-        self.tools.stop.requested = self.step == 2
+        self.tools.stop.requested = self.step == steps - 1
         after_step(self, images)
 
     monkeypatch.setattr(Stage, "_after_step", stopping)
+
+
+def test_asked_to_stop_it_saves_and_names_the_command(tmp_path: Path, monkeypatch) -> None:
+    stop_after(monkeypatch, 3)
     result = run_module.start(tiny(tmp_path / "run"), ["dam", "train"])
     assert result.exit_code == 130
     assert f"dam train resume={tmp_path / 'run'}" in result.table
@@ -233,16 +238,10 @@ def test_resume_goes_on_without_the_source_of_its_warm_start(whole: Path, tmp_pa
 
     source = tmp_path / "source"
     shutil.copytree(whole, source)
-    after_step = Stage._after_step
-
-    def stopping(self: Stage, images: int) -> None:
-        self.tools.stop.requested = True
-        after_step(self, images)
-
-    monkeypatch.setattr(Stage, "_after_step", stopping)
+    stop_after(monkeypatch, 1)
     words_ = ("auc.labels=[Edema]", f"warm_start.run={source}")
     assert run_module.start(tiny(tmp_path / "run", *words_), ["dam"]).exit_code == 130
-    monkeypatch.setattr(Stage, "_after_step", after_step)
+    monkeypatch.undo()
     shutil.rmtree(source)
     assert run_module.resume(tmp_path / "run", [], ["dam"]).exit_code == 0
 
@@ -294,15 +293,9 @@ def test_resume_refuses_other_data_by_name(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_longer_warm_start_equals_one_that_was_planned_so(tmp_path: Path, monkeypatch) -> None:
-    after_step = Stage._after_step
-
-    def stopping(self: Stage, images: int) -> None:
-        self.tools.stop.requested = self.step == 2
-        after_step(self, images)
-
-    monkeypatch.setattr(Stage, "_after_step", stopping)
+    stop_after(monkeypatch, 3)
     run_module.start(tiny(tmp_path / "run", "auc=none"), ["dam"])
-    monkeypatch.setattr(Stage, "_after_step", after_step)
+    monkeypatch.undo()
     run_module.resume(tmp_path / "run", ["warm_start.steps=8"], ["dam"])
     run_module.start(tiny(tmp_path / "planned", "auc=none", "warm_start.steps=8"), ["dam"])
     ours, planned = contents(tmp_path / "run"), contents(tmp_path / "planned")

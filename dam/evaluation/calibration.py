@@ -36,10 +36,6 @@ class Platt:
             )
         return np.asarray(self.slope * np.asarray(scores, dtype=np.float64) + self.intercept, dtype=np.float64)
 
-    def probabilities(self, scores: ArrayLike) -> Array:
-        """Calibrated probabilities in (0, 1). Raises ``ValueError`` where the fit is not usable."""
-        return np.asarray(expit(self.logits(scores)), dtype=np.float64)
-
 
 def fit_platt(targets: ArrayLike, scores: ArrayLike) -> Platt:
     """Fit Platt's scaling with his smoothed targets, which keep it finite on separated data.
@@ -117,18 +113,9 @@ class Blend:
         return np.asarray(np.mean([fit.logits(scores[model]) for model, fit in self.fits.items()], axis=0))
 
     def as_dict(self) -> dict[str, object]:
-        """Plain numbers and text for a JSON file; ``blend_from_dict`` reads them back."""
+        """Plain numbers and text for a JSON file."""
         fits = {model: vars(fit).copy() for model, fit in self.fits.items()}
         return {"fits": fits, "left_out": dict(self.left_out)}
-
-
-def blend_from_dict(content: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Blend:
-    """The inverse of ``Blend.as_dict``."""
-    fits = {
-        model: Platt(float(f["slope"]), float(f["intercept"]), int(f["positives"]), int(f["negatives"]))
-        for model, f in content["fits"].items()
-    }
-    return Blend(fits, {model: str(reason) for model, reason in content["left_out"].items()})
 
 
 def fit_blend(targets: ArrayLike, scores: Mapping[str, ArrayLike]) -> Blend:
