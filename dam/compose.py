@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from dam.config import Config
 from dam.config_checks import cross_faults
-from dam.config_files import GROUPS, LAYERS, STAGES, config_dir
+from dam.config_files import CAN_BE_NONE, GROUPS, LAYERS, STAGES, config_dir
 from dam.errors import UserError
 from dam.overrides import CODE, PATH_KEYS, Setting, names_code, open_parent, read, several
 from dam.schema import REGISTRIES, ConfigError, Fault, check, hints, show, to_plain
@@ -48,7 +48,7 @@ def examine_settings(settings: Sequence[Setting]) -> tuple[Config | None, list[F
     tree = _copy(base)
     implied = [setting for setting in _other_lengths(settings) if setting.key.partition(".")[0] not in off]
     for setting in [*settings, *implied]:
-        if (setting.kind == "choice" and setting.key in (*LAYERS, *STAGES)) or setting.kind == "hydra":
+        if (setting.kind == "choice" and setting.key in (*LAYERS, *CAN_BE_NONE)) or setting.kind == "hydra":
             continue
         fault = _blocked(tree, setting, off) or (_lay(tree, setting) if setting.kind != "choice" else None)
         if fault:
@@ -98,7 +98,7 @@ def _layers(picked: tuple[tuple[str, str], ...]) -> tuple[Any, dict[str, str]]:
     for key, _ in picked:
         if key not in (*LAYERS, *GROUPS) and (node := _get(tree, key)) is not None:
             _drop_foreign(node)
-    off = {stage: chosen[stage] for stage in STAGES if chosen[stage] == "none"}
+    off = {stage: chosen[stage] for stage in CAN_BE_NONE if chosen[stage] == "none"}
     for stage in off:
         tree[stage] = None
     return tree, off
@@ -134,7 +134,7 @@ def _hydra_compose(picked: tuple[tuple[str, str], ...]) -> tuple[Any, dict[str, 
             GlobalHydra.instance().initialize(outer)
     chosen = {}
     for key, name in tree.hydra.runtime.choices.items():
-        if not str(key).startswith("hydra/"):
+        if not str(key).startswith("hydra/") and name is not None:
             chosen[str(key).rpartition("@")[2]] = str(name)
     with open_dict(tree):
         del tree["hydra"]
@@ -184,7 +184,7 @@ def _blocked(tree: Any, setting: Setting, off: dict[str, str]) -> Fault | None:
     """The fault of a key below something that has no keys: a stage that is off, a number, a word."""
     stage = setting.key.partition(".")[0]
     if stage in off and stage != setting.key:
-        first = f"{stage}=ce" if stage != "auc" else "auc=auc_direct"
+        first = {"auc": "auc=auc_direct", "metadata": "metadata=mlp"}.get(stage, f"{stage}=ce")
         return Fault(setting.key, f"{setting.key} has no effect: {stage}={off[stage]} here; choose {first} first")
     names = setting.key.split(".") if open_parent(setting.key) is None else []
     for end in range(1, len(names)):
@@ -227,7 +227,7 @@ def _lay(tree: Any, setting: Setting) -> Fault | None:
 
 # ---------------------------------------------------------------- resume
 
-_MAY_MOVE = ("device", "workers", "tracking.", "checkpoint.")
+_MAY_MOVE = ("device", "workers", "tracking.", "checkpoint.", "evaluation.")
 _MAY_GROW = ("warm_start.epochs", "warm_start.steps", "auc.epochs", "auc.steps")
 _NUMBERS = ("seed", "batch_size", "accumulate", "precision", "deterministic", "compile", "memory_format", "image_size")
 
@@ -244,9 +244,10 @@ _OWN_REASON = {
 def resume_changes(old: Config, overrides: Sequence[str]) -> tuple[Config, list[str]]:
     """A run's config with the changes that resuming allows, and the keys that did change.
 
-    Allowed are keys that only move a run (device, workers, tracking.*, checkpoint.*) and the lengths of stages; whether
-    a stage can still grow is the run's own decision. A key given at its present value changes nothing. Everything
-    else is refused by name with the reason, all at once, as a ``ConfigError``.
+    Allowed are keys that only move a run (device, workers, tracking.*, checkpoint.*), those of its report
+    (evaluation.*) and the lengths of stages; whether a stage can still grow is the run's own decision. A key given at
+    its present value changes nothing. Everything else is refused by name with the reason, all at once, as a
+    ``ConfigError``.
     """
     settings, faults = read(overrides)
     tree = to_plain(old)
@@ -270,7 +271,7 @@ def _refused_on_resume(old: Config, setting: Setting) -> Fault | None:
     if setting.sweep is not None or setting.kind == "hydra":
         return Fault(key, f"{key} cannot be set with resume=: one run goes on, as it is")
     stage = key.partition(".")[0]
-    if stage in STAGES and key != stage and getattr(old, stage) is None:
+    if stage in CAN_BE_NONE and key != stage and getattr(old, stage) is None:
         return Fault(key, f"{key}: this run has no {stage}")
     known = setting.kind != "value" or _known(to_plain(old), key)
     if not known or key in _MAY_GROW or key.startswith(_MAY_MOVE):
@@ -324,7 +325,16 @@ def with_absolute_paths(config: Config) -> Config:
         if key in ("data.csv", "data.test_csv") and root is not None and not path.exists() and (root / path).exists():
             path = root / path
         config = with_value(config, key, str(path.absolute()))
+    more, columns = value_at(config, "data.more_roots"), value_at(config, "data.column_roots")
+    if more:
+        config = with_value(config, "data.more_roots", [_absolute(folder) for folder in more])
+    if columns:
+        config = with_value(config, "data.column_roots", {name: _absolute(folder) for name, folder in columns.items()})
     return config
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _is_file_name(weights: str) -> bool:

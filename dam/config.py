@@ -49,11 +49,14 @@ class DataConfig:
     imratio: Annotated[float, Range(gt=0, le=0.5)] | None
     val_fraction: Share
     test_fraction: Share
+    folds: Annotated[int, Range(ge=2)] | None
+    fold: Natural | Literal["all"] | None
     split_seed: LegacySeed
     unit: Literal["image", "study", "patient"]
     merge: Literal["mean", "max"]
     leakage: Literal["refuse", "allow"]
     on_bad_image: Literal["refuse", "skip"]
+    window: Literal["refuse", "file", "full", "stretch"] | list[float]
     colour: Literal["auto", "gray", "rgb"]
     fit: Literal["squash", "crop", "pad"]
     store: str | None
@@ -79,7 +82,9 @@ class PhantomConfig(ChexpertConfig):
 @dataclass(frozen=True)
 class CsvConfig(DataConfig):
     csv: str | None
-    image_column: str
+    image_column: str | list[str]
+    column_roots: dict[str, str]
+    more_roots: list[str]
     image_suffix: str | None
     patient_column: str | None
     study_column: str | None
@@ -96,11 +101,44 @@ class ImbalancedConfig(DataConfig):
     positive_classes: list[str]
 
 
+@dataclass(frozen=True)
+class CovidxConfig(DataConfig):
+    train_list: str | None
+    test_list: str | None
+
+
+@dataclass(frozen=True)
+class MelanomaConfig(DataConfig):
+    csv: str | None
+    images: Literal["auto", "jpeg", "dicom", "tfrecord"]
+    external: list[str]
+    external_years: Literal["all", "until_2018", "only_2019"]
+    duplicates: Literal["drop", "keep"]
+    test_groups: list[Natural]
+
+
+@dataclass(frozen=True)
+class DdsmConfig(DataConfig):
+    task: Literal["abnormal", "malignant"]
+
+
+@dataclass(frozen=True)
+class PcamConfig(DataConfig):
+    official_valid: Literal["val", "train"]
+
+
 DATA: dict[str, type[DataConfig]] = {
     "chexpert": ChexpertConfig,
     "phantom": PhantomConfig,
     "csv": CsvConfig,
+    "covidx8b": CovidxConfig,
+    "melanoma": MelanomaConfig,
+    "ddsm": DdsmConfig,
+    "pcam": PcamConfig,
     "cifar10": ImbalancedConfig,
+    "cifar100": ImbalancedConfig,
+    "stl10": ImbalancedConfig,
+    "cats_dogs": ImbalancedConfig,
 }
 
 
@@ -278,7 +316,45 @@ class AucConfig(StageConfig):
     head: Literal["redraw", "keep"]
 
 
-# ---------------------------------------------------------------- the whole
+@dataclass(frozen=True)
+class MetadataConfig:
+    """A small network on metadata columns, trained by itself with the run's objectives, its score mixed in."""
+
+    columns: list[str]
+    hidden: list[Count]
+    drop_rate: Share
+    weight: Annotated[float, Range(ge=0, le=1)]
+    epochs: Positive
+    lr: Positive
+    eval_every: Positive
+
+
+# ---------------------------------------------------------------- after training
+
+
+@dataclass(frozen=True)
+class TTAConfig:
+    copies: Natural
+    average: Literal["score", "logit"]
+    augment: AugmentConfig | None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a predictions table is judged; `dam evaluate` takes the same keys as flags."""
+
+    interval: Literal["auto", "delong", "logit", "clustered", "bootstrap"]
+    replicates: Annotated[int, Range(ge=100)]
+    seed: Seed
+    calibration: Literal["platt", "temperature", "none"]
+    threshold: Literal["youden", "f1", "sensitivity", "cost"]
+    sensitivity: OpenShare
+    specificity: OpenShare
+    cost: Positive
+    prevalence: OpenShare | None
+    readers: str | None
+    subgroups: list[str]
+    min_group: Annotated[int, Range(ge=2)]
 
 
 @dataclass(frozen=True)
@@ -299,7 +375,7 @@ class Config:
     batch_size: Annotated[int, Range(ge=2)]
     accumulate: Count
     image_size: Annotated[int, Range(ge=8)]
-    select: Literal["auto", "best", "last"]
+    select: Literal["auto", "best", "last", "accuracy"]
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     memory_format: Literal["auto", "contiguous", "channels_last"]
@@ -318,3 +394,6 @@ class Config:
     warm_start: WarmStartConfig | None
     auc: AucConfig | None
     control: ObjectiveConfig | None
+    metadata: MetadataConfig | None
+    tta: TTAConfig
+    evaluation: EvaluationConfig

@@ -32,7 +32,8 @@ _NAME = re.compile(r"\w[\w.-]*")
 
 def cross_faults(cfg: Config) -> list[Fault]:
     """Every combination in ``cfg`` that makes no sense, each a sentence with the way out."""
-    faults = [*_run(cfg), *_stages(cfg), *_data(cfg.data), *_labels(cfg), *_model(cfg)]
+    faults = [*_run(cfg), *_stages(cfg), *_data(cfg.data), *_folds(cfg.data), *_labels(cfg), *_model(cfg)]
+    faults += [*_tta(cfg), *_metadata(cfg), *_evaluation(cfg)]
     objectives = (("warm_start", cfg.warm_start), ("auc", cfg.auc), ("control", cfg.control))
     for path, objective in objectives:
         if objective is not None:
@@ -180,7 +181,7 @@ def _data(data: DataConfig) -> Iterator[Fault]:
     if data.imratio is not None and isinstance(data, ChexpertConfig):
         yield Fault("data.imratio", f"data.imratio={data.imratio:g} removes positives of one label; data={data.name} "
                     "has several and is not thinned; use data=csv or data=cifar10")  # fmt: skip
-    if data.val_fraction + data.test_fraction >= 1:
+    if data.folds is None and data.val_fraction + data.test_fraction >= 1:
         yield Fault("data.val_fraction", f"data.val_fraction={data.val_fraction:g} and data.test_fraction="
                     f"{data.test_fraction:g} leave nothing to train on")  # fmt: skip
     for name, bounds in data.smooth.items():
@@ -193,6 +194,57 @@ def _data(data: DataConfig) -> Iterator[Fault]:
             yield Fault("data.smooth", f"data.uncertain.{name}=smooth needs its range: data.smooth.{name}=[0.55,0.85]")
     if isinstance(data, ImbalancedConfig) and len(data.labels) > 1:
         yield Fault("data.labels", f"data.labels={data.labels}: {data.name} has one label, upper classes against lower")
+
+
+def _folds(data: DataConfig) -> Iterator[Fault]:
+    folds, fold = data.folds, data.fold
+    if folds is None and fold is not None:
+        yield Fault("data.folds", f"data.fold={fold} needs the number of folds: data.folds=5")
+    elif folds is not None and fold is None:
+        yield Fault("data.fold", f"data.folds={folds}: say which fold is validation, data.fold=0 to {folds - 1}, or "
+                    "data.fold=all for every one in turn")  # fmt: skip
+    elif folds is not None and isinstance(fold, int) and fold >= folds:
+        yield Fault(
+            "data.fold", f"data.fold={fold} does not exist: the {folds} folds are counted from 0 to {folds - 1}"
+        )
+
+
+def _tta(cfg: Config) -> Iterator[Fault]:
+    pipeline = cfg.augment if cfg.tta.augment is None else cfg.tta.augment
+    if cfg.tta.copies and not pipeline.train:
+        which = "augment=none" if cfg.tta.augment is None else "tta.augment"
+        yield Fault("tta.copies", f"tta={cfg.tta.copies} averages augmented copies, and the pipeline of {which} is "
+                    "empty: choose one, such as tta.augment=chest, or leave tta out")  # fmt: skip
+    if cfg.tta.augment is not None and not cfg.tta.copies:
+        yield Fault("tta.augment", "tta.augment has no effect without copies: add tta=30")
+
+
+def _evaluation(cfg: Config) -> Iterator[Fault]:
+    if cfg.evaluation.calibration != "temperature":
+        return
+    parts = (cfg.warm_start, cfg.auc, cfg.control)
+    sampled = any(part is not None and part.sampler.name != "shuffle" for part in parts)
+    upsampled = isinstance(cfg.data, ChexpertConfig) and bool(cfg.data.upsample)
+    if sampled or upsampled or cfg.data.imratio is not None:
+        why = "this run rebalances its classes (two-class sampler, data.imratio, data.upsample)"
+        yield Fault("evaluation.calibration", "evaluation.calibration=temperature cannot shift the prior, and "
+                    f"{why}; use platt")  # fmt: skip
+
+
+def _metadata(cfg: Config) -> Iterator[Fault]:
+    metadata = cfg.metadata
+    if metadata is None:
+        return
+    if cfg.auc is None:
+        yield Fault("metadata", "metadata trains with the objective of the second part, and auc=none leaves that out; "
+                    "add metadata=none")  # fmt: skip
+    if not metadata.columns:
+        yield Fault("metadata.columns", "metadata.columns is empty: name at least one column, or add metadata=none")
+    twice = sorted({name for name in metadata.columns if metadata.columns.count(name) > 1})
+    if twice:
+        yield Fault("metadata.columns", f"metadata.columns names {', '.join(twice)} twice")
+    if not metadata.hidden:
+        yield Fault("metadata.hidden", "metadata.hidden is empty: give a width a layer, such as [256,128]")
 
 
 def _labels(cfg: Config) -> Iterator[Fault]:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from dam.errors import UserError
 
-GROUPS = ("data", "augment", "model", "warm_start", "auc", "control")  # `group=choice`, mounted under the same name
+# `group=choice`, mounted under the same name
+GROUPS = ("data", "augment", "model", "warm_start", "auc", "control", "metadata", "tta", "evaluation")
 STAGES = ("warm_start", "auc", "control")
+CAN_BE_NONE = (*STAGES, "metadata")  # `group=none` makes the node null
 PARTS = ("loss", "optimizer", "schedule", "sampler")  # mounted in every stage: `stage.part=choice`
+ELSEWHERE = {"tta.augment": "augment"}  # a group that may be mounted a second time: `tta.augment=dermoscopy`
 LAYERS = ("experiment", "sweep")  # files laid over the rest: `+experiment=choice`
 
 
@@ -44,10 +47,12 @@ def group_of(key: str) -> str | None:
     """The group folder that a key chooses from: ``auc`` -> ``auc``, ``auc.optimizer`` -> ``optimizer``, else None."""
     if key in GROUPS or key in LAYERS:
         return key
+    if key in ELSEWHERE:
+        return ELSEWHERE[key]
     stage, _, part = key.partition(".")
     return part if stage in STAGES and part in PARTS else None
 
 
 def mounts() -> tuple[str, ...]:
     """Every key that is chosen and not typed: ``data``, ..., ``auc``, ``auc.loss``, ``auc.optimizer``, ..."""
-    return GROUPS + tuple(f"{stage}.{part}" for stage in STAGES for part in PARTS)
+    return (*GROUPS, *ELSEWHERE, *(f"{stage}.{part}" for stage in STAGES for part in PARTS))

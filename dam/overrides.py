@@ -17,14 +17,26 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from dam.config_files import LAYERS, PARTS, STAGES, choices, group_of
+from dam.config_files import CAN_BE_NONE, ELSEWHERE, LAYERS, PARTS, choices, group_of
 from dam.schema import Fault, all_keys, describe, nearest, options, show
 
-PATH_KEYS = ("data.root", "data.csv", "data.test_csv", "data.store", "model.weights", "warm_start.run", "run_dir")
+PATH_KEYS = (
+    "data.root",
+    "data.csv",
+    "data.test_csv",
+    "data.train_list",
+    "data.test_list",
+    "data.store",
+    "model.weights",
+    "warm_start.run",
+    "run_dir",
+    "evaluation.readers",
+)
 SWEEP_KEYS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler", "hydra.sweep.dir")
 SWEEP_NODES = ("hydra.launcher.", "hydra.sweeper.")
 GRID = "hydra.sweeper.params."
 SHORT = 12  # a list of so many names is told whole
+_WHOLE = re.compile(r"\s*\d+(\s*,\s*\d+)*\s*")
 CODE = ("_target_", "custom_search_space")  # Hydra keys that name Python objects
 
 
@@ -87,6 +99,8 @@ def _read_one(word: str) -> Setting | Fault:
     if not equals or not key:
         return Fault(word, f"'{word}' is no override: write key=value, such as auc.loss.margin=0.5")
     key = _canonical(key).removeprefix(GRID)
+    if key == "tta" and _WHOLE.fullmatch(text):  # tta=30 says how many copies
+        key = "tta.copies"
     hydra = key.startswith("hydra")
     misplaced = _not_hydras(key) if hydra else _misplaced(key, text)
     if misplaced:
@@ -116,11 +130,11 @@ def _wrong_value(key: str, value: Any, sweep: tuple[str, ...] | None) -> str | N
 
 def _sorted(key: str, text: str, value: Any, sweep: tuple[str, ...] | None) -> Setting:
     """A choice of a group, or a value."""
-    if group_of(key) is None or isinstance(value, dict):
+    if group_of(key) is None or isinstance(value, dict) or (key in ELSEWHERE and value is None and sweep is None):
         return Setting("value", key, text, value, sweep)
     if sweep is not None:
         return Setting("choice", key, text, None, sweep)
-    name = "none" if value is None and key in STAGES else show(value)
+    name = "none" if value is None and key in CAN_BE_NONE else show(value)
     return Setting("choice", key, "none" if name == "none" else text, name)
 
 
@@ -218,7 +232,7 @@ def _deletion(key: str, equals: str, text: str) -> Setting | Fault:
     if not equals and open_parent(key) is not None:
         return Setting("delete", key, "", None)
     told = f"~{key}: only entries of a free table such as model.lr_scale can be deleted"
-    if key in STAGES:
+    if key in CAN_BE_NONE:
         told += f"; try {key}=none"
     elif type(None) in options(_hint(key)) and key in all_keys():
         told += f"; try {key}=null"
@@ -271,6 +285,8 @@ def _missing_choices(setting: Setting) -> list[Fault]:
             text += f" There are {', '.join(known)}." if len(known) <= SHORT else ""
         else:
             text += f"; there are {', '.join(known)}"
+        if group == "tta":
+            text += "; a number of copies works as tta=30"
         if group == "model":
             text += f" Any timm name works as model=timm model.name={name}"
         faults.append(Fault(setting.key, text))

@@ -199,7 +199,7 @@ def test_all_faults_come_at_once() -> None:
         (f"auc.loss.margin=1{'0' * 400}", "auc.loss.margin must be a number > 0"),
         ("auc=foo", "there is no auc of this name; there are auc_direct, auc_margin, auc_square, ce, focal, none"),
         ("auc.loss=auc_sqare", "did you mean auc_square or auc_margin? There are auc_margin, auc_square, ce, focal."),
-        ("data=zzz", "there is no dataset of this name; there are chexpert, cifar10, csv, phantom"),
+        ("data=zzz", "there is no dataset of this name; there are cats_dogs, chexpert, cifar10, cifar100, covidx8b"),
     ],
 )
 def test_each_fault_has_its_sentence(word: str, told: str) -> None:

@@ -8,15 +8,13 @@ import pytest
 import yaml
 
 from dam.compose import compose, from_yaml, to_yaml
-from dam.config_files import GROUPS, PARTS, STAGES, choices, config_dir, summary
+from dam.config_files import ELSEWHERE, GROUPS, PARTS, STAGES, choices, config_dir, summary
 from dam.schema import all_keys
 from dam.sweep import make_plan
 
 # What a choice needs beside itself to make sense.
 NEEDS = {
-    "data=chexpert": ["data.root=/x"],
-    "data=csv": ["data.root=/x"],
-    "data=cifar10": ["data.root=/x"],
+    **{f"data={name}": ["data.root=/x"] for name in choices("data") if name != "phantom"},
     "auc=none": ["control=none"],
     "auc.optimizer=pesg": ["auc=auc_margin"],
     "auc.sampler=shuffle": ["auc=auc_margin", "auc.loss.prior=train"],
@@ -43,7 +41,7 @@ def test_every_experiment_says_where_it_comes_from(name: str) -> None:
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_survives_the_choices_a_user_may_make(name: str) -> None:
     base = [f"+experiment={name}", "data=phantom"]
-    compose([*base, "auc=none", "control=none", "warm_start=ce"])
+    compose([*base, "auc=none", "control=none", "metadata=none", "warm_start=ce"])
     config = compose([*base, "auc=ce", "control=none", "auc.optimizer=adam"])
     assert config.auc is not None and config.auc.optimizer.lr == 1e-4
 
@@ -70,7 +68,8 @@ def test_every_choice_within_the_auc_stage_composes(part: str) -> None:
 
 @pytest.mark.parametrize("name", choices("sweep"))
 def test_every_sweep_file_makes_jobs(name: str, tmp_path: Path) -> None:
-    extra = {"focal": ["auc=focal"], "architectures": ["data.root=/x"]}.get(name, ["auc=auc_margin"])
+    needs = {"focal": ["auc=focal"], "architectures": ["data.root=/x"], "imratio": ["data=cifar10", "data.root=/x"]}
+    extra = needs.get(name, ["auc=auc_margin"])
     plan = make_plan([*extra, f"+sweep={name}", f"run_dir={tmp_path}"])
     assert f"{len(plan.jobs)} runs" in summary("sweep", name) or name == "seeds"
 
@@ -107,6 +106,8 @@ def test_every_key_of_the_schema_is_explained_where_its_value_is_chosen() -> Non
     for part in PARTS:
         keys = {key for path in (folder / part).glob("*.yaml") for key, said in commented_keys(path).items() if said}
         explained |= {f"{stage}.{part}.{key}" for stage in STAGES for key in keys}
+    for mount, group in ELSEWHERE.items():
+        explained |= {f"{mount}{key.removeprefix(group)}" for key in explained if key.startswith(f"{group}.")}
     missing = [key for key in all_keys() if key not in explained and not key.endswith(".name")]
     assert missing == []
 

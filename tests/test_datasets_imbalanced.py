@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_configs import data_config
+from dataset_files import cifar100_labels, noise, write_cifar100_binary, write_cifar100_python
 
 from dam.data import load_table
+from dam.data.datasets.cifar import CLASSES, read_cifar100
+from dam.data.datasets.cifar import read_cifar10 as read
 from dam.data.datasets.cifar_pickle import PIXELS, load_batch, load_class_names
-from dam.data.datasets.imbalanced import CLASSES, read
+from dam.data.readers import ImageReader
+from dam.data.splits import imbalanced_indices
 from dam.errors import UserError
 
 PER_BATCH = 40
@@ -151,7 +155,11 @@ def test_classes_by_name_or_id_and_missing_batches(tmp_path: Path) -> None:
     write_python(tmp_path, batches=2)
     table = read(data_config("cifar10", root=str(tmp_path), positive_classes=["cat", "9"]))
     assert table.frame.loc[table.frame["positive"] == 1, "class"].unique().tolist() == ["cat", "truck"]
-    assert table.notes == ("3 of CIFAR-10's six files are absent", "positive classes: cat, truck")
+    assert table.notes == (
+        "3 of CIFAR-10's six files are absent",
+        "cifar-10-batches-py holds 120 images, the published one 30000",
+        "positive classes: cat, truck",
+    )
 
 
 def test_imratio_then_validation(tmp_path: Path) -> None:
@@ -176,6 +184,72 @@ def test_sentences(tmp_path: Path) -> None:
         read(data_config("cifar10", root=root, labels=["dog"]))
 
 
+# ---------------------------------------------------------------- CIFAR-100
+
+
+@pytest.mark.parametrize("writer", [write_cifar100_python, write_cifar100_binary])
+def test_cifar100_by_its_fine_labels(tmp_path: Path, writer: object) -> None:
+    folder = writer(tmp_path)  # type: ignore[operator]
+    for root in (tmp_path, folder):
+        table = read_cifar100(data_config("cifar100", root=str(root)))
+        fine, coarse = cifar100_labels(60)
+        training = table.frame[table.frame["split"] == "train"]
+        assert training["positive"].tolist() == [float(f >= 50) for f in fine]
+        assert training["class"].tolist() == [f"fine{f}" for f in fine]
+        assert training["coarse"].tolist() == [f"coarse{c}" for c in coarse]
+        assert len(table) == 100
+        pixels = noise(60, 3072, seed=1)[17].reshape(3, 32, 32).transpose(1, 2, 0)
+        assert np.array_equal(ImageReader(root).read(training["image"].iloc[17]), pixels)
+    assert table.notes[0] == f"{folder.name} holds 100 images, the published one 60000"
+    assert "fine50" in table.notes[-1]
+
+
+def test_cifar100_without_names_and_by_id(tmp_path: Path) -> None:
+    (write_cifar100_python(tmp_path) / "meta").unlink()
+    table = read_cifar100(data_config("cifar100", root=str(tmp_path), positive_classes=["7", "14"]))
+    assert table.frame.loc[table.frame["positive"] == 1, "class"].unique().tolist() == ["7", "14"]
+    assert table.frame["coarse"].iloc[1] == "1"
+
+
+def test_cifar100_sentences(tmp_path: Path) -> None:
+    (tmp_path / "train").write_bytes(b"somebody's file of an everyday name")
+    with pytest.raises(UserError, match=r"No CIFAR-100 batch \(train or train\.bin\).* unpack cifar-100-python"):
+        read_cifar100(data_config("cifar100", root=str(tmp_path)))
+    folder = write_cifar100_binary(tmp_path)
+    path = folder / "train.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"train\.bin has 184439 bytes, not a multiple of 3074: .* cut short"):
+        read_cifar100(data_config("cifar100", root=str(tmp_path)))
+    path.unlink()
+    with pytest.raises(UserError, match="test batch but no training batch"):
+        read_cifar100(data_config("cifar100", root=str(tmp_path)))
+
+
+def test_a_cifar10_batch_is_no_cifar100(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    (folder / "train").write_bytes(official(*batch(1)))
+    with pytest.raises(UserError, match="no coarse labels"):
+        read_cifar100(data_config("cifar100", root=str(tmp_path)))
+
+
+# ---------------------------------------------------------------- the counts of the benchmarks
+
+
+@pytest.mark.parametrize(
+    ("negatives", "positives"),
+    [(25000, (252, 1315, 2777, 6250)), (2500, (25, 131, 277, 625)), (10000, (101, 526, 1111, 2500))],
+)
+def test_positives_left_at_each_imratio(negatives: int, positives: tuple[int, ...]) -> None:
+    # CIFAR (25,000 + 25,000), STL-10 and Cat & Dog; the paper's shares
+    positive = np.arange(2 * negatives) % 2 == 1
+    for imratio, expected in zip((0.01, 0.05, 0.1, 0.2), positives, strict=True):
+        kept = imbalanced_indices(positive, imratio, 0)
+        assert positive[kept].sum() == expected and (~positive[kept]).sum() == negatives
+        assert len(np.unique(kept)) == len(kept)
+        assert set(kept[positive[kept]]) != set(imbalanced_indices(positive, imratio, 1)[positive[kept]])
+
+
 @pytest.mark.real_data
 @pytest.mark.skipif("DAM_REAL_DATA" not in os.environ, reason="DAM_REAL_DATA names no folder of data packs")
 def test_real_cifar10() -> None:
@@ -193,3 +267,13 @@ def test_real_cifar10() -> None:
     assert counts.loc["train", "positives"] + counts.loc["val", "positives"] == 252
     assert counts.loc["val", "positives"] == 25 and counts.loc["val", "n"] == 2525
     assert counts.loc["test", ["positives", "negatives"]].tolist() == [5000, 5000]
+    kept = set(table.frame["image"][table.frame["split"] != "test"])
+    assert len(kept) == 25252
+    for index in (22382, 23377, 27338, 45683, 47004):  # the first that LibAUC keeps with seed 0
+        assert f"data_batch_{index // 10000 + 1}::{index % 10000}" in kept
+
+
+def test_file_names_of_another_type_are_not_needed(tmp_path: Path) -> None:
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 6], b"filenames": 7}, 2))
+    assert load_batch(path)["filenames"] == []

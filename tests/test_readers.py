@@ -101,7 +101,7 @@ def test_files_identity_and_digest(tmp_path: Path) -> None:
     reader = ImageReader(tmp_path)
     assert np.array_equal(reader.read("a.png"), GRAY)
     assert np.array_equal(reader.read(str(tmp_path / "a.png")), GRAY)
-    assert reader.read_with_digest("a.png")[1] == reader.read_with_digest("b.png")[1]
+    assert reader.decode("a.png").digest == reader.digest("b.png") == reader.digest("a.png")
     assert reader.identity("a.png") == ((tmp_path / "a.png").stat().st_size, (tmp_path / "a.png").stat().st_mtime_ns)
     for action in (reader.read, reader.identity):
         with pytest.raises(ImageError, match=r"c\.png: no such file"):

@@ -30,7 +30,8 @@ from dam.errors import UserError
 def cfg(tmp_path: Path) -> DataConfig:
     return DataConfig(
         name="toy", root=None, labels=["y"], uncertain={}, blank={}, smooth={}, soft="weights", imratio=None,
-        val_fraction=0.1, test_fraction=0.0, split_seed=0, unit="image", merge="mean", leakage="refuse",
+        val_fraction=0.1, test_fraction=0.0, folds=None, fold=None, split_seed=0, unit="image", merge="mean",
+        leakage="refuse", window="file",
         on_bad_image="refuse", colour="auto", fit="squash", store=str(tmp_path / "stores"),
     )  # fmt: skip
 
@@ -146,10 +147,10 @@ from pathlib import Path
 from dam.data.readers import ImageReader
 b._CHUNK_BYTES = 1
 class Reader(ImageReader):
-    def read_with_digest(self, locator):
+    def decode(self, locator):
         if locator == "070.png":
             os.kill(os.getpid(), 9)
-        return super().read_with_digest(locator)
+        return super().decode(locator)
 folder, root = Path(sys.argv[1]), Path(sys.argv[2])
 names = [f"{i:03d}.png" for i in range(100)]
 b.Builder(folder, Reader(root), names, 16, "auto", "squash", 1, lambda a, b: None).build(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Callable
 
 from dam.config_files import choices, summary
@@ -12,6 +13,7 @@ HELP = """
 usage: dam list [datasets|models|objectives|experiments] [PATTERN]
 
 Prints the names that a config can use, each with one line about it; without a word, all of them.
+`dam list datasets` also says where to get each, and its licence.
 `dam list models PATTERN` also searches timm's names (any of them works as model=timm model.name=NAME).
 
 examples:
@@ -31,9 +33,12 @@ def run(arguments: list[str]) -> int:
     if pattern:
         return _search(pattern)
     for number, name in enumerate([kind] if kind else LISTS):
+        print(("\n" if number else "") + f"{name}:")
+        if name == "datasets" and kind:
+            _print_datasets()
+            continue
         rows = LISTS[name]()
         width = max((len(row[0]) for row in rows), default=0)
-        print(("\n" if number else "") + f"{name}:")
         for left, right in rows:
             print(f"  {left:<{width}}   {right}")
     return 0
@@ -42,7 +47,18 @@ def run(arguments: list[str]) -> int:
 def _datasets() -> list[tuple[str, str]]:
     from dam.data.datasets import DATASETS
 
-    return [(f"data={name}", f"{record.summary}; {record.licence}") for name, record in DATASETS.items()]
+    return [(f"data={name}", record.summary) for name, record in DATASETS.items()]
+
+
+def _print_datasets() -> None:
+    """Each dataset with where to get it and its licence, on 80 columns."""
+    from dam.data.datasets import DATASETS
+
+    for name, record in DATASETS.items():
+        print(f"  data={name}")
+        for word, text in (("", record.summary), ("from: ", record.where), ("licence: ", record.licence)):
+            lines = textwrap.wrap(word + text, 76, break_long_words=False, break_on_hyphens=False)
+            print(textwrap.indent("\n".join(lines), "    "))
 
 
 def _models() -> list[tuple[str, str]]:

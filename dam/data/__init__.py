@@ -15,13 +15,16 @@ def load_table(cfg: DataConfig) -> ImageTable:
     """The checked table of the dataset ``cfg.name``, ready for training; no image is decoded.
 
     Read what is on disk, keep the wanted views, check rows and files, make training imbalanced (``data.imratio``),
-    cut missing splits by patient, upsample, resolve uncertain and blank labels, check splits and classes. The table's
-    notes tell what each step did. A function of the files and ``cfg`` only. Raises ``UserError``.
+    cut missing splits by patient (or folds, ``data.folds``), let external rows train, upsample, resolve uncertain and
+    blank labels, check splits and classes. With ``data.fold=all`` no row is validation: metadata ``fold`` says which
+    fold each belongs to. Rows of the split ``extra`` are never cut, moved or thinned. The table's notes tell what each
+    step did. A function of the files and ``cfg`` only. Raises ``UserError``.
     """
     from dam.config import ChexpertConfig
     from dam.data.datasets import DATASETS
+    from dam.data.folds import assign_folds, pool_validation
     from dam.data.labels import apply_policies, hard_targets
-    from dam.data.splits import assign_splits, imbalance
+    from dam.data.splits import assign_splits, imbalance, join_extra
     from dam.data.steps import drop_unknown, keep_views, upsample
     from dam.data.table import check, check_rows
     from dam.errors import UserError
@@ -33,13 +36,20 @@ def load_table(cfg: DataConfig) -> ImageTable:
         table = keep_views(table, cfg.views)  # first: the files of other views need not be there
     table = check_rows(table, on_missing=cfg.on_bad_image)
     table = assign_splits(table, hard_targets(table, cfg), 0.0, cfg.test_fraction, cfg.split_seed)
+    if cfg.folds is not None:
+        table = pool_validation(table)
     if cfg.imratio is not None:  # as in the benchmarks: test stays as it is, validation is cut from what is left
         table = imbalance(table, cfg.imratio, cfg.split_seed)
-    table = assign_splits(table, hard_targets(table, cfg), cfg.val_fraction, 0.0, cfg.split_seed)
+    hard = hard_targets(table, cfg)
+    if cfg.folds is not None and cfg.fold is not None:
+        table = assign_folds(table, hard, cfg.folds, cfg.fold, cfg.split_seed, cfg.leakage)
+    else:
+        table = assign_splits(table, hard, cfg.val_fraction, 0.0, cfg.split_seed)
+    table = join_extra(table)
     if isinstance(cfg, ChexpertConfig):
         table = upsample(table, cfg.upsample)
     table = drop_unknown(apply_policies(table, cfg))
-    return check(table, cfg.leakage)
+    return check(table, cfg.leakage, validation=cfg.fold != "all")
 
 
 def fingerprint(table: ImageTable) -> dict[str, Any]:

@@ -75,15 +75,18 @@ class Augment:
         return _Pipeline(_build_all(self._entries), self._key)
 
 
-def check_augment(cfg: AugmentConfig, image_size: int | None = None, channels: int | None = None) -> None:
+def check_augment(
+    cfg: AugmentConfig, image_size: int | None = None, channels: int | None = None, key: str = "augment.train"
+) -> None:
     """Check every transform and argument of ``cfg``; with size and channels (1 or 3), also try them on an image.
 
-    Raises ``UserError`` that names all faults found, each with its place and the nearest valid name.
+    ``key`` is where the config has it. Raises ``UserError`` that names all faults found, each with its place and the
+    nearest valid name.
     """
     if not cfg.train:
         return
     faults: list[str] = []
-    for place, entry in _walk(cfg.train, "augment.train"):
+    for place, entry in _walk(cfg.train, key):
         faults += _faults(place, entry)
     if faults:
         raise UserError("; ".join(faults) + ".")
@@ -92,9 +95,9 @@ def check_augment(cfg: AugmentConfig, image_size: int | None = None, channels: i
     noise = np.random.default_rng(0).integers(0, 256, (image_size, image_size, channels), dtype=np.uint8)
     image = noise // 2 + 64
     for number, entry in enumerate(cfg.train):
-        image = _try(f"augment.train[{number}]", _build(entry), image)
+        image = _try(f"{key}[{number}]", _build(entry), image)
     if image.shape[:2] != (image_size, image_size) or image.size != noise.size:
-        raise UserError(_changed(f"augment.train turns an image of {_describe(noise)}", image))
+        raise UserError(_changed(f"{key} turns an image of {_describe(noise)}", image))
 
 
 # ---------------------------------------------------------------- random numbers

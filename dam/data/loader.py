@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,11 +26,33 @@ _SMALLEST_SLICE = 4  # images; less work than this is not worth handing over
 
 
 class Batch(NamedTuple):
-    """``images`` uint8 (B, S, S, C); ``targets`` float32 (B, K), NaN unknown; ``rows`` int64 (B,) of the stage."""
+    """``images`` uint8 (B, S, S, C), or float32 (B, F) features; ``targets`` float32 (B, K), NaN unknown; ``rows``
+    int64 (B,) of the stage."""
 
     images: torch.Tensor
     targets: torch.Tensor
     rows: np.ndarray
+
+
+class Batches(Protocol):
+    """What a stage and an evaluation read from."""
+
+    def batches(self, draws: Sequence[Draw]) -> Iterator[Batch]:
+        """The batches of ``draws``, in that order."""
+        ...
+
+
+class FeatureLoader:
+    """Batches of float32 ``features`` (n, F) and ``targets`` (n, K), one row a row of the stage, from memory."""
+
+    def __init__(self, features: np.ndarray, targets: np.ndarray) -> None:
+        self._features = torch.from_numpy(np.ascontiguousarray(features, np.float32))
+        self._targets = torch.from_numpy(np.ascontiguousarray(targets, np.float32))
+
+    def batches(self, draws: Sequence[Draw]) -> Iterator[Batch]:
+        """The batches of ``draws``, in that order."""
+        for draw in draws:
+            yield Batch(self._features[draw.rows], self._targets[draw.rows], draw.rows)
 
 
 class Loader:

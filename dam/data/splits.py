@@ -1,4 +1,8 @@
-"""Cutting validation and test rows from training rows by patient, and making a training set imbalanced."""
+"""Cutting validation and test rows from training rows by patient, and making a training set imbalanced.
+
+Rows of the split ``extra`` (external sets) only ever train: no cut takes them, ``imbalance`` does not drop them, and
+``join_extra`` turns them into training rows when all cuts are made.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dam.data.table import ImageTable, counted, named
+from dam.data.table import EXTRA, ImageTable, counted, named
 from dam.errors import UserError
 
 
@@ -41,6 +45,16 @@ def assign_splits(
         notes.append(f"cut {told} from training as {name} (fraction {fraction:g})")
     frame["split"] = split.astype(str)
     return table.with_frame(frame, *notes)
+
+
+def join_extra(table: ImageTable) -> ImageTable:
+    """Let the rows of the split ``extra`` train. The last step on splits: nothing is cut after it."""
+    split = table.frame["split"]
+    extra = (split == EXTRA).to_numpy()
+    if not extra.any():
+        return table
+    frame = table.frame.assign(split=split.mask(split == EXTRA, "train"))
+    return table.with_frame(frame, f"{counted(int(extra.sum()), 'external row')} joined to training only")
 
 
 def _told(rows: pd.DataFrame) -> str:
@@ -133,8 +147,8 @@ def imbalance(table: ImageTable, imratio: float, seed: int) -> ImageTable:
     """Drop training positives until they are ``imratio`` = positives / all of the training rows.
 
     The algorithm and the random stream of LibAUC 2.0.1's ``ImbalancedDataGenerator``: the same rows as there for the
-    same seed, when training rows come in the files' order. Validation and test rows stay; .5 removes nothing. Rows
-    keep their order. Raises ``UserError`` for several labels, and where there are too few positives to reach it.
+    same seed, when training rows come in the files' order. Validation, test and extra rows stay; .5 removes nothing.
+    Rows keep their order. Raises ``UserError`` for several labels, and where there are too few positives to reach it.
     """
     if len(table.labels) != 1:
         raise UserError(

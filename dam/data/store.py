@@ -2,9 +2,9 @@
 
 A store is a folder with one flat file of rows ``(N, S, S, C)`` and ``index.json``, written last: without an index it
 is not a store but a build to go on with. Its name is a digest of what it was made of (locators, sizes, modification
-times, image size, colour, fit, format version), so runs, folds and experiments over the same images share it, and a
-changed image makes a new one. Processes that want the same store at once wait for the first by a file lock that dies
-with its owner, then reuse its work.
+times, image size, colour, fit, window, format version), so runs, folds and experiments over the same images share it,
+and a changed image makes a new one. Processes that want the same store at once wait for the first by a file lock that
+dies with its owner, then reuse its work.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ import numpy as np
 from dam.config import DataConfig
 from dam.data.readers import ImageError, ImageReader
 from dam.data.store_build import MANY_BAD, Builder, Built
+from dam.data.table import counted
 from dam.errors import UserError
 from dam.files import atomic_write_text
 
 if TYPE_CHECKING:
     from dam.data.table import ImageTable
 
-FORMAT = 1
+FORMAT = 2
 Progress = Callable[[int, int], None] | bool
 _INDEX = "index.json"
 _log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class ImageStore:
     """Random access to the rows of a finished store. Safe to share between threads and forked processes.
 
     ``channels`` is 1 or 3, ``size`` the side in pixels, ``path`` the folder. By row: ``locators`` and ``digests``
-    (BLAKE2b-128 of the source bytes, hex). ``skipped`` gives the reason for each locator that could not be read.
+    (BLAKE2b-128 of the source bytes, hex). ``skipped`` gives the reason for each locator that could not be read,
+    ``remarks`` how many images were read in a way worth saying (a window, the first of several frames).
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,6 +59,7 @@ class ImageStore:
         self.locators: list[str] = index["locators"]
         self.digests: list[str] = index["digests"]
         self.skipped: dict[str, str] = index["skipped"]
+        self.remarks: dict[str, int] = index["remarks"]
         self._row_bytes = self.size * self.size * self.channels
         self._row_of = {locator: row for row, locator in enumerate(self.locators)}
         self._file = os.open(path / index["file"], os.O_RDONLY)
@@ -116,7 +119,7 @@ def open_store(
     ``UserError`` for images that cannot be read (unless ``on_bad_image=skip``), for byte-equal images in train and
     test (unless ``leakage=allow``), and for a full disk. What else was noticed is a note of the returned table.
     """
-    reader = ImageReader(table.root)
+    reader = ImageReader(table.root, cfg.window)
     locators = sorted(set(table.frame["image"]))
     identities, missing = _identities(reader, locators)
     if missing and cfg.on_bad_image == "refuse":
@@ -133,8 +136,14 @@ def open_store(
                 with _reporter(progress, len(locators)) as report:
                     builder = Builder(folder, reader, locators, image_size, cfg.colour, cfg.fit, workers, report)
                     store = _build(builder, table, cfg, notes)
-    table = _without_bad(store, table, cfg)
-    return store, _check_leakage(store, table, cfg, notes)
+    return store, adapt_table(store, table, cfg, notes)
+
+
+def adapt_table(store: ImageStore, table: ImageTable, cfg: DataConfig, notes: Sequence[str] = ()) -> ImageTable:
+    """``table``, whose images are among those of an open store, without the rows that the store skipped and with a
+    note of whatever was noticed. Raises ``UserError`` as ``open_store`` does."""
+    remarks = [f"{count} image{'s' * (count != 1)}: {remark}" for remark, count in sorted(store.remarks.items())]
+    return _check_leakage(store, _without_bad(store, table, cfg), cfg, [*notes, *remarks])
 
 
 # ---------------------------------------------------------------- opening and building
@@ -142,7 +151,7 @@ def open_store(
 
 def _key(locators: Sequence[str], identities: Sequence[tuple[int, int]], size: int, cfg: DataConfig) -> str:
     digest = hashlib.blake2b(digest_size=10)
-    digest.update(json.dumps([FORMAT, size, cfg.colour, cfg.fit]).encode())
+    digest.update(json.dumps([FORMAT, size, cfg.colour, cfg.fit, cfg.window]).encode())
     for locator, identity in zip(locators, identities, strict=True):
         digest.update(json.dumps([locator, *identity]).encode())
     return digest.hexdigest()
@@ -210,6 +219,7 @@ def _write_index(builder: Builder, built: Built, name: str) -> None:
         "fit": builder.fit,
         "file": built.file,
         "skipped": built.bad,
+        "remarks": built.remarks,
         "locators": list(builder.locators),
         "digests": built.digests,
     }
@@ -285,7 +295,11 @@ def _without_bad(store: ImageStore, table: ImageTable, cfg: DataConfig) -> Image
         first = store.locators[0]
         raise UserError(f"None of the {len(bad)} images can be read; {first}: {store.skipped[first]}.")
     frame = table.frame[~bad].reset_index(drop=True)
-    return table.with_frame(frame, f"data.on_bad_image=skip: {int(bad.sum())} rows left out, their images unreadable")
+    told = "; ".join(f"{image} ({reason})" for image, reason in list(store.skipped.items())[:10])
+    more = f"; and {len(store.skipped) - 10} more" if len(store.skipped) > 10 else ""
+    return table.with_frame(
+        frame, f"data.on_bad_image=skip: {counted(int(bad.sum()), 'row')} left out, unreadable: {told}{more}"
+    )
 
 
 def _check_leakage(store: ImageStore, table: ImageTable, cfg: DataConfig, notes: list[str]) -> ImageTable:

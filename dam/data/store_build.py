@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +34,15 @@ class _ColourFound(Exception):
     """A colour image met while building with one channel."""
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Digest and reason of failure of one image, exactly one of them empty, and the reader's remarks."""
+
+    digest: str
+    reason: str
+    remarks: tuple[str, ...] = ()
+
+
 @dataclass
 class Built:
     """What a build leaves: the name of the file of rows, its channels, digests by row, and reasons by bad locator."""
@@ -42,6 +51,7 @@ class Built:
     channels: int
     digests: list[str] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
+    remarks: Counter[str] = field(default_factory=Counter)  # images a remark of the reader
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ class Builder:
     def _build(self, channels: int, stop_at_bad: int | None) -> Built:
         built = Built(_FILES[channels], channels)
         descriptor = self._open_rows(channels)
-        pending: deque[tuple[int, range, list[Future[tuple[str, str]]]]] = deque()
+        pending: deque[tuple[int, range, list[Future[_Stored]]]] = deque()
         pool = ThreadPoolExecutor(max(1, self.workers), thread_name_prefix="dam-store")
         try:
             self._widen_gray_chunks(descriptor, channels)
@@ -101,32 +111,29 @@ class Builder:
             os.close(descriptor)
         return built
 
-    def _finish(
-        self, descriptor: int, built: Built, chunk: int, rows: range, work: list[Future[tuple[str, str]]]
-    ) -> None:
+    def _finish(self, descriptor: int, built: Built, chunk: int, rows: range, work: list[Future[_Stored]]) -> None:
         record = self._record(built.channels, chunk)
         if record is None:
             results = [future.result() for future in work]
-            bad = {self.locators[row]: reason for row, (_, reason) in zip(rows, results, strict=True) if reason}
-            record = {"digests": [digest for digest, _ in results], "bad": bad}
+            bad = {self.locators[row]: end.reason for row, end in zip(rows, results, strict=True) if end.reason}
+            remarks = Counter(remark for stored in results for remark in stored.remarks)
+            record = {"digests": [stored.digest for stored in results], "bad": bad, "remarks": remarks}
             self._write_record(descriptor, built.channels, chunk, record)
         built.digests += record["digests"]
         built.bad |= record["bad"]
+        built.remarks.update(record["remarks"])
         self.report(len(built.digests), len(self.locators))
 
-    def _store_row(self, descriptor: int, channels: int, row: int) -> tuple[str, str]:
-        """Digest and reason of failure of one image; exactly one of them is empty."""
+    def _store_row(self, descriptor: int, channels: int, row: int) -> _Stored:
         try:
-            image, digest = self.reader.read_with_digest(self.locators[row])
+            decoded = self.reader.decode(self.locators[row])
         except ImageError as error:
-            return "", error.reason
-        if image.ndim == 3 and channels == 1:
-            if self.colour == "auto":
-                raise _ColourFound
-            image = _to_gray(image)
-        image = fit_image(image, self.size, self.fit)
-        _write(descriptor, _with_channels(image, channels), row * self._row_bytes(channels))
-        return digest, ""
+            return _Stored("", error.reason)
+        if decoded.pixels.ndim == 3 and channels == 1 and self.colour == "auto":
+            raise _ColourFound
+        image = network_image(decoded.pixels, self.size, self.fit, channels)
+        _write(descriptor, image, row * self._row_bytes(channels))
+        return _Stored(decoded.digest, "", decoded.remarks)
 
     # ------------------------------------------------------------ files
 
@@ -197,6 +204,14 @@ def _size(count: int) -> str:
     """Bytes in the unit that shows them: ``740 MB``, ``3.2 GB``."""
     unit, scale = next(((u, s) for u, s in (("TB", 1e12), ("GB", 1e9)) if count >= s), ("MB", 1e6))
     return f"{count / scale:.3g} {unit}"
+
+
+def network_image(image: np.ndarray, size: int, fit: str, channels: int) -> np.ndarray:
+    """A decoded image ``(H, W[, 3])`` as a store holds it: uint8, ``size`` pixels a side, ``(S, S)`` gray for one
+    channel, ``(S, S, 3)`` for three."""
+    if image.ndim == 3 and channels == 1:
+        image = _to_gray(image)
+    return _with_channels(fit_image(image, size, fit), channels)
 
 
 def fit_image(image: np.ndarray, size: int, fit: str) -> np.ndarray:

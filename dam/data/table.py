@@ -15,6 +15,7 @@ from dam.errors import UserError
 
 COLUMNS = ("image", "patient", "study", "split")
 SPLITS = ("train", "val", "test")
+EXTRA = "extra"  # external rows that only ever train; `splits.join_extra` makes them training rows after all cuts
 UNCERTAIN = -1.0
 NAMED = 10  # examples in a message
 
@@ -24,9 +25,10 @@ class ImageTable:
     """One row an image.
 
     ``frame`` has a RangeIndex, the string columns ``image`` (a locator relative to ``root``: a file, or
-    ``container::item``), ``patient``, ``study`` and ``split`` (``train``, ``val``, ``test``, or empty while not yet
-    assigned), one float column a label (1, 0, NaN unknown, fractions soft, -1 uncertain until the label policy has
-    run), and metadata in the columns that remain. ``notes`` say, a line a step, what was done to how many rows.
+    ``container::item``), ``patient``, ``study`` and ``split`` (``train``, ``val``, ``test``; empty while not yet
+    assigned; ``extra`` for rows that only ever train), one float column a label (1, 0, NaN unknown, fractions soft, -1
+    uncertain until the label policy has run), and metadata in the columns that remain. ``notes`` say, a line a step,
+    what was done to how many rows.
     """
 
     frame: pd.DataFrame
@@ -60,9 +62,9 @@ class ImageTable:
         """One row a split and label: n, positives (targets of at least .5), negatives, unknown, and
         imratio = positives / known (NaN where nothing is known)."""
         rows = []
-        for split in (*SPLITS, ""):
+        for split in (*SPLITS, EXTRA, ""):
             positions = self.split(split)
-            if split == "" and len(positions) == 0:
+            if split not in SPLITS and len(positions) == 0:
                 continue
             values = self.targets(positions)
             known = ~np.isnan(values) & (values >= 0)
@@ -95,16 +97,17 @@ def check_rows(table: ImageTable, on_missing: Literal["refuse", "skip"] = "refus
     return _check_files(table, on_missing)
 
 
-def check(table: ImageTable, leakage: Literal["refuse", "allow"] = "refuse") -> ImageTable:
+def check(table: ImageTable, leakage: Literal["refuse", "allow"] = "refuse", validation: bool = True) -> ImageTable:
     """Check a table that is ready for training: targets in [0, 1] or unknown, every row in a split, training and
-    validation not empty and with both classes of every label, no patient in two splits.
+    validation not empty and with both classes of every label, no patient in two splits (``extra`` counts as training).
+    ``validation=False``: folds are still to be made of the training rows, so no validation rows are expected.
 
     What is only worth knowing (no test rows, a class missing in test, patients shared under ``leakage="allow"``)
     becomes a note. Raises ``UserError``.
     """
     _check_columns(table)
     _check_targets(table)
-    notes = [*_check_splits(table), *_check_classes(table), *_check_patients(table, leakage)]
+    notes = [*_check_splits(table, validation), *_check_classes(table), *_check_patients(table, leakage)]
     return table.with_frame(table.frame, *notes)
 
 
@@ -201,8 +204,8 @@ def _check_targets(table: ImageTable) -> None:
         )
 
 
-def _check_splits(table: ImageTable) -> list[str]:
-    words = set(table.frame["split"].unique()) - set(SPLITS)
+def _check_splits(table: ImageTable, validation: bool) -> list[str]:
+    words = set(table.frame["split"].unique()) - {*SPLITS, EXTRA}
     if words:
         raise UserError(f"The split column holds {sorted(words)}; a split is one of {list(SPLITS)}.")
     patients = table.frame["patient"].nunique()
@@ -211,7 +214,7 @@ def _check_splits(table: ImageTable) -> list[str]:
         ("train", "give some rows the split 'train'"),
         ("val", "set data.val_fraction=0.1 or give some rows the split 'val'"),
     ):
-        if len(table.split(split)):
+        if len(table.split(split)) or (split == "val" and not validation):
             continue
         few = f"it has {counted(patients, 'patient')}, each in one split; give more, or correct data.patient_column"
         told = few if patients < 2 + has_test else way_out
@@ -246,13 +249,15 @@ def _check_classes(table: ImageTable) -> list[str]:
     if faults:
         raise UserError(
             f"AUC needs both classes in training and validation, but {'; '.join(faults)}. Leave the label out with "
-            "data.labels=[...], or take more patients for validation with data.val_fraction=..."
+            "data.labels=[...], or give validation more patients (a larger data.val_fraction, or fewer "
+            "data.folds)"
         )
     return notes
 
 
 def _check_patients(table: ImageTable, leakage: Literal["refuse", "allow"]) -> list[str]:
-    pairs = table.frame[["patient", "split"]].drop_duplicates()
+    trained = table.frame["split"].replace(EXTRA, "train")
+    pairs = table.frame[["patient"]].assign(split=trained).drop_duplicates()
     shared = pairs["patient"][pairs["patient"].duplicated()].unique().tolist()
     if not shared:
         return []

@@ -18,7 +18,8 @@ import numpy as np
 from dam.errors import UserError
 
 PIXELS = 3072  # 1024 red, 1024 green, 1024 blue, each 32 x 32 row-major
-RECORD = PIXELS + 1  # the binary version: one label byte first
+RECORD = PIXELS + 1  # the binary version of CIFAR-10: one label byte first
+RECORD_100 = PIXELS + 2  # of CIFAR-100: the coarse label, then the fine one
 
 
 class _Inert:
@@ -117,7 +118,7 @@ def _load(path: Path) -> dict[str, Any]:
     except Exception as error:  # a broken pickle may raise nearly anything
         raise UserError(
             f"{path} is not an official CIFAR file: {error}. "
-            "Unpack cifar-10-python.tar.gz (or the binary version) again and point data.root to it."
+            "Unpack the official archive (or its binary version) again and point data.root to it."
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a CIFAR file: it holds a {type(content).__name__}, not a dictionary.")
@@ -129,7 +130,8 @@ def _text(value: object) -> str:
 
 
 def load_batch(path: Path | str) -> dict[str, Any]:
-    """Read one CIFAR batch: an official pickle, or a ``.bin`` file of the binary version of CIFAR-10.
+    """Read one CIFAR batch: an official pickle, or a ``.bin`` file of the binary version (of CIFAR-100 if it is
+    called ``train.bin`` or ``test.bin``).
 
     Returns a dictionary with ``data``: uint8 (n, 3072), a row being 1024 red, 1024 green and 1024 blue values
     (``reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)`` gives images); ``labels``: int64 (n,), for CIFAR-100
@@ -143,7 +145,8 @@ def load_batch(path: Path | str) -> dict[str, Any]:
     data = content.get("data")
     if not isinstance(data, np.ndarray) or data.shape[1:] != (PIXELS,):
         raise UserError(f"{path} holds no table of images with {PIXELS} bytes a row: it is no CIFAR batch.")
-    found: dict[str, Any] = {"data": data, "filenames": [_text(name) for name in content.get("filenames", [])]}
+    names = content.get("filenames")
+    found: dict[str, Any] = {"data": data, "filenames": [_text(n) for n in names] if isinstance(names, list) else []}
     for key in ("labels", "fine_labels", "coarse_labels"):
         if key in content:
             found[key] = _labels(content[key], len(data), path, key)
@@ -153,15 +156,18 @@ def load_batch(path: Path | str) -> dict[str, Any]:
     return found
 
 
-def load_class_names(path: Path | str) -> list[str]:
-    """Names of the classes in order, from ``batches.meta`` (pickle) or ``batches.meta.txt`` (a name a line)."""
+def load_class_names(path: Path | str, key: str = "label_names") -> list[str]:
+    """Names of the classes in order, from a ``.txt`` (a name a line) or the entry ``key`` of ``batches.meta`` or
+    ``meta`` (pickles). Raises ``UserError``."""
     path = Path(path)
     if path.suffix == ".txt":
-        return path.read_text("utf-8").split()
-    content = _load(path)
-    names = content.get("label_names", content.get("fine_label_names"))
-    if not isinstance(names, list):
-        raise UserError(f"{path} holds no class names.")
+        try:
+            return path.read_text("utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} holds no class names ({error}).") from error
+    names = _load(path).get(key)
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{path} holds no class names ({key}).")
     return [_text(name) for name in names]
 
 
@@ -179,9 +185,13 @@ def _load_binary(path: Path) -> dict[str, Any]:
         raw = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    if raw.size == 0 or raw.size % RECORD:
+    hundred = path.stem in ("train", "test")
+    record, kind = (RECORD_100, "CIFAR-100") if hundred else (RECORD, "CIFAR-10")
+    if raw.size == 0 or raw.size % record:
         raise UserError(
-            f"{path} has {raw.size} bytes, not a multiple of {RECORD}: it is no CIFAR-10 file, or was cut short."
+            f"{path} has {raw.size} bytes, not a multiple of {record}: it is no {kind} file, or was cut short."
         )
-    records = raw.reshape(-1, RECORD)
-    return {"data": records[:, 1:], "labels": records[:, 0].astype(np.int64), "filenames": []}
+    records = raw.reshape(-1, record)
+    labels = records[:, : record - PIXELS].astype(np.int64)
+    found: dict[str, Any] = {"data": records[:, -PIXELS:], "labels": labels[:, -1], "filenames": []}
+    return found | ({"coarse_labels": labels[:, 0], "fine_labels": labels[:, 1]} if hundred else {})

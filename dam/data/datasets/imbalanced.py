@@ -1,93 +1,90 @@
-"""CIFAR-10 as a two-class benchmark (Yuan et al. 2021, section 4.1): some classes are positive, the others negative.
+"""Benchmarks of many classes as one label (Yuan et al. 2021, section 4.1): some classes are positive, the others not.
 
-``data.imratio`` then makes the training set imbalanced. The python version is read through stand-ins, never by plain
-``pickle`` (see ``cifar_pickle``); the binary version is preferred when both are present.
+The one construction behind ``cifar10``, ``cifar100``, ``stl10`` and ``cats_dogs``: their readers give the files' images
+and classes in the files' order; which rows stay in training is then decided by ``data.imratio`` and
+``data.split_seed`` (``dam.data.splits.imbalance``), in that order and with LibAUC's random stream.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dam.config import ImbalancedConfig
-from dam.data.datasets.cifar_pickle import load_batch, load_class_names
-from dam.data.datasets.tables import folders, root_folder
 from dam.data.table import ImageTable, named
 from dam.errors import UserError
 
 LABEL = "positive"
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def read(cfg: ImbalancedConfig) -> ImageTable:
-    """CIFAR-10's official files: training batches in order 1..5, then the test batch.
+@dataclass(frozen=True)
+class Part:
+    """Images of one file or folder: their ``split`` (``""`` if the dataset leaves it open), locators and class ids
+    0, 1, ..., int64 (n,); ``metadata`` columns as long."""
 
-    Locators are ``<folder>/data_batch_1::17``. The label is called ``positive``; the class name is metadata. Positive
-    are ``data.positive_classes`` (names or ids), else the upper half of the class ids. There are no patients: every
-    image is its own.
-    """
-    root = root_folder(cfg.root, "cifar-10-batches-py or cifar-10-batches-bin")
+    split: str
+    images: Sequence[str]
+    classes: np.ndarray
+    metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def check_labels(cfg: ImbalancedConfig) -> None:
+    """Raises ``UserError`` if ``data.labels`` asks for anything but the one label."""
     if list(cfg.labels) not in ([], [LABEL]):
         raise UserError(f"data.labels={list(cfg.labels)}: {cfg.name} has one label, {LABEL!r}; choose its classes with "
                         "data.positive_classes=[...].")  # fmt: skip
-    files, meta = _find(root)
-    names = load_class_names(meta) if meta.is_file() else list(CLASSES)
-    positive = _positive_classes(cfg.positive_classes, names)
-    parts, notes = [], []
-    for split, path in files:
-        classes = load_batch(path)["labels"]
-        place = path.relative_to(root).as_posix()
-        if classes.max(initial=0) >= len(names):
-            raise UserError(f"{path} holds class {classes.max()}, but there are {len(names)} class names.")
-        parts.append(
-            pd.DataFrame(
-                {
-                    "image": [f"{place}::{i}" for i in range(len(classes))],
-                    "split": split,
-                    LABEL: np.isin(classes, positive).astype(np.float64),
-                    "class": np.array(names)[classes],
-                }
-            )
-        )
-    absent = 6 - len(files)
-    if absent:
-        notes.append(f"{absent} of CIFAR-10's six files are absent")
-    notes.append(f"positive classes: {', '.join(names[i] for i in positive)}")
-    frame = pd.concat(parts, ignore_index=True)
-    frame.insert(1, "patient", frame["image"])
-    frame.insert(2, "study", frame["image"])
-    return ImageTable(frame, (LABEL,), root, cfg.name, tuple(notes))
 
 
-def _find(root: Path) -> tuple[list[tuple[str, Path]], Path]:
-    """The batches present, with their splits, and the file of class names."""
-    for suffix, meta in ((".bin", "batches.meta.txt"), ("", "batches.meta")):
-        wanted = [*(("train", f"data_batch_{i}{suffix}") for i in range(1, 6)), ("test", f"test_batch{suffix}")]
-        for folder in folders(root, 2):
-            found = [(split, folder / name) for split, name in wanted if (folder / name).is_file()]
-            if found:
-                if found[0][0] == "test":
-                    raise UserError(f"{folder} holds CIFAR-10's test batch but no training batch (data_batch_1..5).")
-                return found, folder / meta
-    raise UserError(
-        f"No CIFAR-10 batch (data_batch_1 or data_batch_1.bin) was found under data.root={root}: "
-        "unpack cifar-10-python.tar.gz there."
-    )
+def two_classes(
+    cfg: ImbalancedConfig, root: Path, parts: Sequence[Part], names: Sequence[str], notes: Sequence[str] = ()
+) -> ImageTable:
+    """The table of a benchmark whose classes are called ``names``: label ``positive``, class names as metadata.
+
+    Positive are ``data.positive_classes`` (names or ids), else the upper half of the class ids, as in LibAUC. There
+    are no patients: every image is its own.
+    """
+    check_labels(cfg)
+    positive = positive_ids(cfg.positive_classes, names)
+    frames = []
+    for part in parts:
+        images = list(part.images)
+        frame = pd.DataFrame({"image": images, "patient": images, "study": images, "split": part.split})
+        frame[LABEL] = np.isin(part.classes, positive).astype(np.float64)
+        frame["class"] = np.array(names)[part.classes]
+        for column, values in part.metadata.items():
+            frame[column] = list(values)
+        frames.append(frame)
+    told = f"positive classes: {named([names[i] for i in positive])}"
+    return ImageTable(pd.concat(frames, ignore_index=True), (LABEL,), root, cfg.name, (*notes, told))
 
 
-def _positive_classes(chosen: list[str], names: list[str]) -> list[int]:
+def positive_ids(chosen: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Ids of the classes chosen by name or id, ascending; without a choice the upper half of all. ``UserError``."""
     if not chosen:
         return list(range(len(names) // 2, len(names)))
-    ids = []
+    ids = set()
     for item in map(str, chosen):
         if item in names:
-            ids.append(names.index(item))
+            ids.add(list(names).index(item))
         elif item.isdecimal() and int(item) < len(names):
-            ids.append(int(item))
+            ids.add(int(item))
         else:
             raise UserError(f"data.positive_classes: {item!r} is no class; the classes are {named(names)}.")
-    if len(set(ids)) == len(names):
+    if len(ids) == len(names):
         raise UserError("data.positive_classes names every class: leave at least one negative.")
-    return sorted(set(ids))
+    return sorted(ids)
+
+
+def class_range(classes: np.ndarray, count: int, path: Path) -> None:
+    """Raises ``UserError`` for a class id that has no name."""
+    if classes.max(initial=0) >= count:
+        raise UserError(f"{path} holds class {classes.max()}, but there are {count} class names.")
+
+
+def fewer(found: int, published: int, what: str) -> list[str]:
+    """A note where there is not the published number of images: subsets are read like the whole."""
+    return [] if found == published else [f"{what} holds {found} images, the published one {published}"]

@@ -15,7 +15,7 @@ from dam.data.datasets.text_tables import SEPARATOR_WORDS
 from dam.data.table import named
 from dam.errors import UserError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".dcm")
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none"})
 WORDS = {"true": "1", "false": "0"}
 TABLES = (".csv", ".tsv", ".txt", ".gz")
