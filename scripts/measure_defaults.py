@@ -29,11 +29,12 @@ from dam.training import tracking
 from dam.training.device import resolve
 from dam.training.inputs import Inputs
 from dam.training.interrupt import StopRequest
+from dam.training.metrics import label_auc
 from dam.training.module import infer
 from dam.training.networks import disease_network
 from dam.training.plan import PlannedStage, make_plan
 from dam.training.rundir import RunDirectory
-from dam.training.stage import Stage, StageTools, label_auc
+from dam.training.stage import Stage, StageTools
 
 WARM_START_TIMES = 6  # a backbone that has learned something: the papers' second part refines, it does not start
 SGD_RATES, ADAM_RATES = (0.3, 0.1, 0.03), (3e-3, 1e-3, 3e-4)

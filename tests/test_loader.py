@@ -34,7 +34,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     frame = pd.DataFrame({"image": images, "patient": images, "study": images, "split": "train", "y": 0.0})
     cfg = DataConfig(
         name="toy", root=None, labels=["y"], uncertain={}, blank={}, smooth={}, soft="weights", imratio=None,
-        val_fraction=0.1, test_fraction=0.0, split_seed=0, unit="image", merge="mean", leakage="refuse",
+        val_fraction=0.1, test_fraction=0.0, folds=None, fold=None, window="file",
+        split_seed=0, unit="image", merge="mean", leakage="refuse",
         on_bad_image="refuse", colour="auto", fit="squash", store=str(tmp_path_factory.mktemp("store")),
     )  # fmt: skip
     return open_store(ImageTable(frame, ("y",), Path(root), "toy", ()), cfg, SIZE, 2)[0]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dam.config import ModelConfig
 from dam.errors import UserError
@@ -18,6 +20,7 @@ from dam.models.backbones import (
     keep_head,
     parameter_groups,
     redraw_head,
+    weights_sha256,
 )
 
 CFG = ModelConfig(
@@ -143,3 +146,16 @@ def test_normalization_equals_the_textbook_form() -> None:
     assert gray_mean == pytest.approx([0.449]) and gray_std == pytest.approx([0.226])
     with pytest.raises(UserError, match="need 1 or 3"):
         input_statistics(cfg(mean=[0.5, 0.4], std=[0.2, 0.25]), 3)
+
+
+def test_the_digest_of_initial_weights_is_of_the_backbone_that_was_loaded(tmp_path: Path) -> None:
+    drawn = cfg(name="resnet8_cifar")
+    assert weights_sha256(drawn, 32) is None
+    source = build_model(drawn, 5, 3, 32, seed=3)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    loaded = cfg(name="resnet8_cifar", weights=str(tmp_path / "w.safetensors"))
+    before = weights_sha256(loaded, 32)
+    save_file(build_model(drawn, 2, 3, 32, seed=3).state_dict(), tmp_path / "w.safetensors")
+    assert weights_sha256(loaded, 32) == before  # another head, the same backbone
+    save_file(build_model(drawn, 2, 3, 32, seed=4).state_dict(), tmp_path / "w.safetensors")
+    assert weights_sha256(loaded, 32) != before

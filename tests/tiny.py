@@ -25,6 +25,7 @@ WORDS = (
     "auc.eval_every=0.5",
     "checkpoint.every=2",
     "checkpoint.minutes=null",
+    "evaluation.replicates=100",
 )
 
 
@@ -39,6 +40,6 @@ def tiny(run_dir: Path | str, *more: str) -> Config:
 
 def contents(run_dir: Path) -> dict[str, bytes]:
     """All that a resume must leave equal to the last bit: weights, metrics, predictions, the report's numbers."""
-    patterns = ("**/*.safetensors", "**/metrics.csv", "predictions/*", "report/auc.csv", "report/auc.json")
-    found = sorted({path for pattern in patterns for path in run_dir.glob(pattern)})
+    patterns = ("**/*.safetensors", "**/metrics.csv", "predictions/**/*", "report/auc.csv", "report/auc.json")
+    found = sorted({path for pattern in patterns for path in run_dir.glob(pattern) if path.is_file()})
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in found}

@@ -6,6 +6,7 @@ timm is imported inside functions: it takes seconds, and a name can be checked o
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -73,6 +74,23 @@ def build_model(cfg: ModelConfig, outputs: int, in_chans: int, image_size: int, 
         load_file(model, cfg.weights, in_chans)
     redraw_head(model, outputs, seed)
     return model
+
+
+def weights_sha256(cfg: ModelConfig, image_size: int) -> str | None:
+    """SHA-256 of the backbone that training begins with where ``cfg.weights`` names one, None where it is drawn.
+
+    Over names, shapes and float32 values in the order of names, the head left out, three input channels.
+    """
+    if cfg.weights is None:
+        return None
+    model = build_model(cfg, 1, 3, image_size, 0)
+    heads = set(head_names(model))
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in heads:
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_model(cfg: ModelConfig, image_size: int) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from dam.config import Config
+from dam.data import load_table
 from dam.data.store import open_store
 from dam.data.table import ImageTable
 from dam.training import tracking
 from dam.training.device import Device
 from dam.training.inputs import on_paper
 from dam.training.interrupt import StopRequest
-from dam.training.networks import new_network
+from dam.training.metadata import tools_of
+from dam.training.networks import new_network, untrained_network
 from dam.training.plan import WARM_START, PlannedStage, make_plan
 from dam.training.rundir import RunDirectory
 from dam.training.stage import Stage, StageTools
@@ -25,7 +27,14 @@ _STEPS = 3  # the first pays for warming up
 
 
 def dry_run(cfg: Config, table: ImageTable, device: Device) -> str:
-    """The plan as text. Only a sample of the images is decoded; nothing is left on disk. Raises ``UserError``."""
+    """The plan as text. Only a sample of the images is decoded; nothing is left on disk. Raises ``UserError``.
+
+    Of ``data.fold=all``, whose ``table`` is that of all folds, fold 0 is tried; the other ones are like it.
+    """
+    folds = cfg.data.folds if cfg.data.fold == "all" else None
+    if folds is not None:
+        cfg = replace(cfg, data=replace(cfg.data, fold=0))
+        table = load_table(cfg.data)
     with tempfile.TemporaryDirectory(prefix="dam-dry-run-") as folder:
         run = RunDirectory(Path(folder) / "run")
         real = make_plan(cfg, on_paper(cfg, table), run)
@@ -37,10 +46,21 @@ def dry_run(cfg: Config, table: ImageTable, device: Device) -> str:
     lines = _plan_lines(cfg, table, real, seconds)
     images = len(table)
     store_bytes = images * cfg.image_size**2 * tools.inputs.store.channels
-    total = sum(step * planned.spec.steps for planned, step in zip(real, seconds, strict=True))
+    total = sum(step * planned.spec.steps for planned, step in zip(real, seconds, strict=True)) * (folds or 1)
+    if folds is not None:
+        lines.insert(1, f"{folds} folds in one run directory, each as fold 0 below; test is predicted by all of them")
+    if cfg.tta.copies:
+        steps = [step for planned, step in zip(real, seconds, strict=True) if not planned.reads_metadata]
+        judged = len(table.split("val")) + len(table.split("test"))
+        most = sum(steps) / cfg.batch_size * cfg.tta.copies * judged * (folds or 1)  # a training step costs more
+        lines.append(
+            f"tta: {cfg.tta.copies} augmented copies of {judged} validation and test images for each of {len(steps)} "
+            f"networks, their {cfg.tta.average}s averaged, at most {_time(most)}{' for all folds' if folds else ''}"
+        )
     lines += [
         f"image store: {images} images, {store_bytes / 1e6:.1f} MB, about {_time(read_seconds * images)} to build",
-        f"training: about {_time(total)} on {device.device}, validation and report not counted",
+        f"training: about {_time(total)}{' for all folds' if folds else ''} on {device.device}, validation, "
+        "predictions and report not counted",
         f"{cfg.model.name}: {parameters / 1e6:.2f} million parameters, {parameters * 4 / 1e6:.1f} MB a weights file, "
         f"{_memory(device)}",
         f"{len(tools.inputs.table)} of {images} images were decoded; `dam data check --images` reads all of them",
@@ -76,8 +96,8 @@ def _sample_rows(cfg: Config, table: ImageTable) -> np.ndarray:
 def _timed_step(planned: PlannedStage, tools: StageTools, folder: Path) -> float:
     """Seconds of one training step of this stage, measured on real images."""
     spec = replace(planned.spec, steps=_STEPS, eval_every=_STEPS + 1, folder=folder / planned.spec.name)
-    network = new_network(len(spec.labels), tools, None)
-    stage = Stage(spec, tools, network)
+    tools = tools_of(planned, tools)
+    stage = Stage(spec, tools, untrained_network(planned, tools))
     return stage.time_steps()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dam.config import AugmentConfig, Config
 from dam.data.augment import Augment
-from dam.data.loader import Loader
+from dam.data.loader import Batches, FeatureLoader, Loader
 from dam.data.sampling import Draw
 from dam.data.store import ImageStore
 from dam.data.table import ImageTable
@@ -17,7 +17,10 @@ from dam.data.table import ImageTable
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows are positions in ``table``; ``store_rows[i]`` is where the image of table row i lies in ``store``."""
+    """Rows are positions in ``table``; ``store_rows[i]`` is where the image of table row i lies in ``store``.
+
+    With ``features`` (float32, (rows of the table, F)) these are what the loaders give, instead of images.
+    """
 
     table: ImageTable
     store: ImageStore
@@ -27,6 +30,7 @@ class Inputs:
     image_size: int
     workers: int
     pin: bool
+    features: np.ndarray | None = None
 
     def targets(self, rows: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         """float32 (len(rows), len(labels)); NaN where unknown."""
@@ -40,8 +44,10 @@ class Inputs:
         known: np.ndarray = rows[~np.isnan(self.targets(rows, labels)).all(axis=1)]
         return known
 
-    def loader(self, rows: np.ndarray, labels: Sequence[str], augment_seed: int | None = None) -> Loader:
+    def loader(self, rows: np.ndarray, labels: Sequence[str], augment_seed: int | None = None) -> Batches:
         """Batches of ``rows``, augmented as a function of ``augment_seed``, or as they are without one."""
+        if self.features is not None:
+            return FeatureLoader(self.features[rows], self.targets(rows, labels))
         augmented = augment_seed is not None and bool(self.augment.train)
         return Loader(
             self.store,
@@ -81,8 +87,8 @@ def on_paper(cfg: Config, table: ImageTable) -> Inputs:
     )
 
 
-def in_order(count: int, batch_size: int) -> list[Draw]:
-    """Draws that visit rows 0..count-1 once, in order, for evaluation."""
+def in_order(count: int, batch_size: int, number: int = 0) -> list[Draw]:
+    """Draws that visit rows 0..count-1 once, in order, for evaluation; all of them the pass ``number``."""
     starts = range(0, count, batch_size)
     rows = [np.arange(start, min(start + batch_size, count), dtype=np.int64) for start in starts]
-    return [Draw(part, np.zeros(len(part), dtype=np.int64)) for part in rows]
+    return [Draw(part, np.full(len(part), number, dtype=np.int64)) for part in rows]

@@ -35,10 +35,10 @@ COLUMNS = (
 class MetricsFile:
     """The rows of a stage, one an evaluation, rewritten whole and atomically each time."""
 
-    def __init__(self, folder: Path, labels: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, labels: tuple[str, ...], more: tuple[str, ...] = ()) -> None:
         self._folder = folder
         per_label = tuple(f"val_auc/{label}" for label in labels) if len(labels) > 1 else ()
-        self._columns = COLUMNS + per_label
+        self._columns = COLUMNS + per_label + more
         self._rows: list[list[str]] = []
         self._timing: list[list[str]] = []
 

@@ -8,20 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dam.data.loader import Loader
-from dam.models.backbones import InputNormalization
+from dam.data.loader import Batches
 from dam.objectives import apply_score
 from dam.training.device import Device
 from dam.training.inputs import in_order
 
 
 class Network(nn.Module):
-    """uint8 images (N, H, W, C) -> float32 logits (N, K). Only the features run under autocast.
+    """uint8 images (N, H, W, C), or features (N, F), -> float32 logits (N, K). ``normalization`` makes the model's
+    input of them. Only the features run under autocast.
 
     The head stays in float32: logits rounded to bf16 would tie, and ties change the AUC.
     """
 
-    def __init__(self, model: nn.Module, normalization: InputNormalization, device: Device, compiled: bool) -> None:
+    def __init__(self, model: nn.Module, normalization: nn.Module, device: Device, compiled: bool) -> None:
         super().__init__()
         self.model = model
         self.normalization = normalization
@@ -53,14 +53,17 @@ class TrainingModule(nn.Module):
         return self.loss(scores, targets, counts), scores.detach()
 
 
-def infer(network: Network, loader: Loader, count: int, batch_size: int) -> np.ndarray:
-    """Logits of the loader's rows 0..count-1, float64 (count, K), in inference mode; the training mode is put back."""
+def infer(network: Network, loader: Batches, count: int, batch_size: int, copy: int = 0) -> np.ndarray:
+    """Logits of the loader's rows 0..count-1, float64 (count, K), in inference mode; the training mode is put back.
+
+    ``copy``: which augmented copy of every image, where the loader augments.
+    """
     training = network.training
     network.eval()
     device = network.device.device
     parts = []
     with torch.inference_mode():
-        for batch in loader.batches(in_order(count, batch_size)):
+        for batch in loader.batches(in_order(count, batch_size, copy)):
             parts.append(network(batch.images.to(device, non_blocking=True)).float())
     network.train(training)
     return torch.cat(parts).cpu().numpy().astype(np.float64)

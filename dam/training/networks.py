@@ -1,30 +1,47 @@
-"""The network a stage begins with: its backbone's weights and its head."""
+"""The network a stage begins with: its backbone's weights and its head; or the small network on metadata."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from dam.config import Config
 from dam.models.backbones import InputNormalization, build_model, input_statistics, keep_head, redraw_head
 from dam.training import checkpoint
+from dam.training.device import Device
+from dam.training.metadata import new_metadata_network
 from dam.training.module import Network
 from dam.training.plan import WARM_START, PlannedStage
 from dam.training.stage import StageTools
 
 
-def new_network(outputs: int, tools: StageTools, weights: str | None) -> Network:
-    """A network of ``outputs`` logits on the run's device; ``weights`` as ``model.weights``, None if others follow."""
-    cfg = tools.cfg
-    channels = tools.inputs.store.channels
+def bare_network(cfg: Config, device: Device, channels: int, outputs: int, weights: str | None) -> Network:
+    """A network of ``outputs`` logits on ``device``; ``weights`` as ``model.weights``, None if others follow."""
     model = build_model(replace(cfg.model, weights=weights), outputs, channels, cfg.image_size, cfg.seed)
     normalization = InputNormalization(*input_statistics(cfg.model, channels))
-    network = Network(model, normalization, tools.device, cfg.compile)
-    tools.device.place(network, model, cfg.image_size)
+    network = Network(model, normalization, device, cfg.compile)
+    device.place(network, model, cfg.image_size)
     return network
 
 
+def new_network(outputs: int, tools: StageTools, weights: str | None) -> Network:
+    """``bare_network`` on the run's device and for its images."""
+    return bare_network(tools.cfg, tools.device, tools.inputs.store.channels, outputs, weights)
+
+
+def untrained_network(planned: PlannedStage, tools: StageTools) -> Network:
+    """A network of the stage's kind and outputs, with drawn weights."""
+    outputs = len(planned.spec.labels)
+    return new_metadata_network(outputs, tools) if planned.reads_metadata else new_network(outputs, tools, None)
+
+
 def disease_network(planned: PlannedStage, tools: StageTools) -> Network:
-    """The network of a stage: fresh for the warm start, else its backbone with a redrawn or kept head."""
+    """The network of a stage: fresh for the warm start, else its backbone with a redrawn or kept head.
+
+    ``tools`` are those of ``metadata.tools_of`` for a metadata stage, here and below.
+    """
     spec, cfg = planned.spec, tools.cfg
+    if planned.reads_metadata:
+        return untrained_network(planned, tools)
     if spec.name == WARM_START or cfg.warm_start is None:
         resumed = any((spec.folder / name).exists() for name in (checkpoint.NEWEST, checkpoint.BEFORE))
         return new_network(len(spec.labels), tools, None if resumed else cfg.model.weights)
@@ -41,7 +58,7 @@ def disease_network(planned: PlannedStage, tools: StageTools) -> Network:
 
 def trained_network(planned: PlannedStage, tools: StageTools) -> Network:
     """The network of a finished stage with its chosen weights."""
-    network = new_network(len(planned.spec.labels), tools, None)
+    network = untrained_network(planned, tools)
     # The weights that the second part begins with are those of the warm start that it is compared with.
     take = tools.cfg.warm_start.take if planned.spec.name == WARM_START and tools.cfg.warm_start is not None else "best"
     network.model.load_state_dict(checkpoint.load_weights(planned.spec.folder / f"{take}.safetensors"))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from dam.config import AUCSquareConfig, Config, ObjectiveConfig, PESGConfig, StageConfig
+from dam.config import AUCSquareConfig, Config, ObjectiveConfig, PESGConfig, ScheduleConfig, StageConfig
 from dam.data.sampling import make_sampler
 from dam.errors import UserError
 from dam.files import slugs
+from dam.models.metadata import MetadataEncoding, fit_encoding
 from dam.objectives import OBJECTIVES, resolve_form
 from dam.training.inputs import Inputs
 from dam.training.rundir import RunDirectory
 from dam.training.stage import StageSpec
 
-WARM_START = "warm_start"
+WARM_START, METADATA = "warm_start", "metadata"
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,14 @@ class PlannedStage:
     """A stage with the model column it fills and how its head begins."""
 
     spec: StageSpec
-    column: str  # warm_start, auc, ce, focal
+    column: str  # warm_start, auc, ce, focal, metadata, metadata_ce, metadata_focal
     head: str  # new, redraw, keep
     probe: bool  # lr=probe: the rate in spec is the first of those to try
+
+    @property
+    def reads_metadata(self) -> bool:
+        """Whether this is a network on metadata columns instead of images."""
+        return self.spec.name.startswith(f"{METADATA}/")
 
 
 def column_of(objective: ObjectiveConfig) -> str:
@@ -57,7 +63,41 @@ def make_plan(cfg: Config, inputs: Inputs, run: RunDirectory) -> list[PlannedSta
             continue
         for members, slug in groups:
             stages.append(_stage(cfg, inputs, cfg.auc, objective, f"{part}/{slug}", members, run.stage(part, slug)))
+    return [*stages, *_metadata_stages(cfg, inputs, groups, run)]
+
+
+def _metadata_stages(
+    cfg: Config, inputs: Inputs, groups: Sequence[tuple[Sequence[str], str]], run: RunDirectory
+) -> list[PlannedStage]:
+    """``metadata/auc/<slug>`` and, beside a control, ``metadata/control/<slug>``: the losses, samplers and optimizers
+    of the image stages at ``metadata.lr``, without a schedule."""
+    if cfg.metadata is None or cfg.auc is None:
+        return []
+    absent = [name for name in cfg.metadata.columns if name not in inputs.table.metadata]
+    if absent:
+        raise UserError(
+            f"metadata.columns: the {inputs.table.name} table has no {' and no '.join(absent)}; it has "
+            f"{', '.join(inputs.table.metadata) or 'no metadata'}: metadata.columns=[...]"
+        )
+    learned_encoding(cfg.metadata.columns, inputs)  # refuses a column that tells rows apart before anything is trained
+    length = replace(cfg.auc, epochs=cfg.metadata.epochs, steps=None, eval_every=cfg.metadata.eval_every)
+    constant = ScheduleConfig(name="constant", warmup=0.0, unit="epochs")
+    stages = []
+    for part, objective in (("auc", cfg.auc), ("control", cfg.control)):
+        if objective is None:
+            continue
+        optimizer = replace(objective.optimizer, lr=cfg.metadata.lr)
+        ours = ObjectiveConfig(objective.loss, optimizer, constant, objective.sampler)
+        for members, slug in groups:
+            name = f"{METADATA}/{part}/{slug}"
+            stages.append(_stage(cfg, inputs, length, ours, name, members, run.stage(f"{METADATA}/{part}", slug)))
     return stages
+
+
+def learned_encoding(columns: Sequence[str], inputs: Inputs) -> MetadataEncoding:
+    """How metadata columns become features, learned from the training rows alone."""
+    training = inputs.table.frame.iloc[inputs.splits["train"]]
+    return fit_encoding(columns, {name: training[name].tolist() for name in columns})
 
 
 def _stage(
@@ -87,7 +127,7 @@ def _stage(
         steps = min(steps, cfg.limit_batches)
     probe = objective.optimizer.lr == "probe"
     lr = probe_rates(objective)[0] if objective.optimizer.lr == "probe" else objective.optimizer.lr
-    column = WARM_START if part == WARM_START else column_of(objective)
+    column = _column(name, objective)
     title = WARM_START.replace("_", " ") if part == WARM_START else f"{column} {', '.join(labels)}"
     spec = StageSpec(
         name=name,
@@ -104,12 +144,22 @@ def _stage(
         seed=seed,
         folder=folder,
     )
-    head = "new" if part == WARM_START or cfg.warm_start is None else cfg.auc.head if cfg.auc else "redraw"
+    new = part in (WARM_START, METADATA) or cfg.warm_start is None
+    head = "new" if new else cfg.auc.head if cfg.auc else "redraw"
     return PlannedStage(spec, column, head, probe)
 
 
+def _column(name: str, objective: ObjectiveConfig) -> str:
+    part, _, rest = name.partition("/")
+    if part == WARM_START:
+        return WARM_START
+    if part == METADATA:
+        return METADATA if rest.startswith("auc/") else f"{METADATA}_{column_of(objective)}"
+    return column_of(objective)
+
+
 def _part_seed(seed: int, part: str) -> int:
-    return int(np.random.SeedSequence([seed, 1 if part == WARM_START else 2]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, {WARM_START: 1, METADATA: 3}.get(part, 2)]).generate_state(1)[0])
 
 
 def _form(objective: ObjectiveConfig, name: str) -> str:

@@ -34,7 +34,8 @@ def accept_changes(run: RunDirectory, cfg: Config, overrides: list[str]) -> Conf
 
 def _why_not_longer(run: RunDirectory, part: str, before: StageConfig, after: StageConfig, cfg: Config) -> list[str]:
     """Why this part of the run cannot be lengthened, a sentence; nothing if it can."""
-    folders = [run.path / part, run.path / "control"] if part == "auc" else [run.path / part]
+    runs = [run.path, *sorted(run.path.glob("fold_*"))]
+    folders = [path / name for path in runs for name in ((part, "control") if part == "auc" else (part,))]
     done = [marker.parent for folder in folders for marker in sorted(folder.glob("**/stage.json"))]
     unit = "steps" if before.steps is not None else "epochs"
     if done:

@@ -135,6 +135,11 @@ def resume_command(path: Path) -> str:
     return f"dam train resume={quote(str(path))}"
 
 
+def fold_folder(outer: Path, fold: int) -> Path:
+    """Where the outer run of ``data.fold=all`` has the run of one fold."""
+    return outer / f"fold_{fold}"
+
+
 def check_free(path: Path) -> None:
     """Raise ``UserError`` unless ``path`` is absent or an empty directory: a run is never written over."""
     if (path / "config.yaml").exists():

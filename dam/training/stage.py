@@ -27,12 +27,13 @@ from dam.training import checkpoint, selection
 from dam.training.device import Device
 from dam.training.inputs import Inputs
 from dam.training.interrupt import Interrupted, StopRequest
-from dam.training.metrics import MetricsFile, cross_entropy, label_auc
-from dam.training.module import Network, TrainingModule, infer
+from dam.training.metrics import MetricsFile
+from dam.training.module import Network, TrainingModule
 from dam.training.monitor import Monitor, has_collapsed
 from dam.training.progress import Progress
 from dam.training.rundir import RunDirectory
 from dam.training.tracking import Trackers
+from dam.training.validation import Validation, operating_columns
 
 log = logging.getLogger("dam")
 
@@ -83,10 +84,8 @@ class Stage:
         self.spec, self.tools = spec, tools
         self.cfg, self.device = tools.cfg, tools.device
         self.rows = tools.inputs.known("train", spec.labels)
-        self.val_rows = tools.inputs.known("val", spec.labels)
-        self.val_targets = tools.inputs.targets(self.val_rows, spec.labels)
+        self.validation = Validation(tools.inputs, spec.labels, self.cfg.batch_size)
         self.loader = tools.inputs.loader(self.rows, spec.labels, augment_seed=spec.seed)
-        self.val_loader = tools.inputs.loader(self.val_rows, spec.labels)
         targets = tools.inputs.targets(self.rows, spec.labels)
         self.sampler = make_sampler(spec.objective.sampler, targets, self.cfg.batch_size, spec.seed)
         self.schedule: Schedule = make_schedule(spec.objective.schedule, spec.steps, spec.steps_per_epoch)
@@ -102,10 +101,12 @@ class Stage:
         self.optimizer = make_optimizer(spec.objective.optimizer, spec.lr, groups, loss)
         self.ema = _average(network, spec.ema)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.device.autocast_dtype == torch.float16)
-        self.selection = selection.Selection(selection.resolve(self.cfg.select, self.val_targets))
+        self.selection = selection.Selection(selection.resolve(self.cfg.select, self.validation.targets))
         hinge = loss_cfg.name == "auc_margin"
         self.monitor = Monitor(len(spec.labels), self.margin, hinge, self.device.device)
-        self.metrics = MetricsFile(spec.folder, spec.labels)
+        self.by_accuracy = self.selection.rule == "accuracy"
+        more = operating_columns(spec.labels) if self.by_accuracy else ()
+        self.metrics = MetricsFile(spec.folder, spec.labels, more)
         self.step = 0
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
         self._timed_saves = 0
@@ -151,7 +152,7 @@ class Stage:
                 seconds.append(time.perf_counter() - began)
                 self.step += 1
         self.progress.close()
-        infer(self._averaged(), self.val_loader, min(2, len(self.val_rows)), 2)
+        self.validation.logits(self._averaged(), min(2, len(self.validation.rows)))
         return min(seconds[1:] or seconds)
 
     def save_last(self) -> None:
@@ -241,16 +242,15 @@ class Stage:
     def _evaluate(self) -> None:
         self._check_finite(force=True)
         network = self._averaged()
-        logits = infer(network, self.val_loader, len(self.val_rows), 2 * self.cfg.batch_size)
-        if not np.isfinite(logits).all():
+        measured = self.validation.measure(network, self.by_accuracy)
+        if not measured.finite:
             raise NonFiniteLoss(
                 f"{self.spec.title}: the network's outputs are not finite any more at step {self.step}; lower the "
                 f"learning rate ({self.spec.lr:g}) or set clip_norm; the last checkpoint is from before"
             )
-        aucs = [label_auc(self.val_targets[:, k], logits[:, k]) for k in range(len(self.spec.labels))]
-        defined = [value for value in aucs if not math.isnan(value)]
-        mean = float(np.mean(defined)) if defined else math.nan
-        smoothed, keep = self.selection.add(mean, self.step)
+        point = measured.operating
+        accuracy, facts = (point.accuracy, point.facts()) if point is not None else (math.nan, {})
+        smoothed, keep = self.selection.add(measured.mean, self.step, accuracy, **facts)
         if keep:
             checkpoint.save_weights(self.spec.folder / "best.safetensors", network.model)
         values = self.monitor.read(self.module.loss)
@@ -258,14 +258,15 @@ class Stage:
             "step": self.step,
             "epoch": self.step / self.spec.steps_per_epoch,
             "lr": self.spec.lr * self.schedule.factor(self.step - 1),
-            "val_auc": mean,
+            "val_auc": measured.mean,
             "val_auc_smoothed": smoothed,
-            "val_loss": cross_entropy(self.val_targets, logits),
+            "val_loss": measured.loss,
             **values,
-            **({f"val_auc/{label}": value for label, value in zip(self.spec.labels, aucs, strict=True)}),
+            **({f"val_auc/{label}": value for label, value in zip(self.spec.labels, measured.aucs, strict=True)}),
+            **(point.columns() if point is not None else {}),
         }
         self.metrics.add(row, self.progress.seconds(), self.progress.rate())
-        self.progress.evaluated(mean)
+        self.progress.evaluated(measured.mean)
         self.tools.trackers.log(self.spec.name, self.step, {k: v for k, v in row.items() if isinstance(v, float)})
         self._say(row)
         self._tell_progress()
@@ -282,7 +283,7 @@ class Stage:
         )
 
     def _tell_progress(self) -> None:
-        best = None if math.isinf(self.selection.best) else self.selection.best
+        best = None if math.isinf(self.selection.best_auc) else self.selection.best_auc
         where = {"stage": self.spec.name, "epoch": self.step / self.spec.steps_per_epoch, "step": self.step}
         self.tools.run.progress("running", **where, steps=self.spec.steps, best_val_auc=best)
 
@@ -311,7 +312,8 @@ class Stage:
             "steps_per_epoch": self.spec.steps_per_epoch,
             "select": self.selection.rule,
             "chosen_step": chosen,
-            "val_auc": self.selection.best if self.selection.best_step else self.selection.values[-1],
+            "val_auc": self.selection.chosen_auc(),
+            **self.selection.facts,
         }
 
     # ------------------------------------------------------------ exact resume

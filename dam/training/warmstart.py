@@ -21,7 +21,7 @@ from dam.data.table import ImageTable
 from dam.errors import UserError
 from dam.files import atomic_path, atomic_write_text
 from dam.training.plan import WARM_START, PlannedStage
-from dam.training.rundir import DONE, RunDirectory, resume_command
+from dam.training.rundir import DONE, RunDirectory, fold_folder, resume_command
 from dam.training.stage import StageTools
 
 log = logging.getLogger("dam")
@@ -40,6 +40,11 @@ def check_source(cfg: Config, table: ImageTable) -> None:
     if not (source / "config.yaml").is_file():
         raise UserError(f"warm_start.run={source} is no run directory: it has no config.yaml")
     if not (source / WARM_START / DONE).is_file():
+        if fold_folder(source, 0).is_dir():
+            raise UserError(
+                f"warm_start.run={source} holds the runs of all folds: name one of them, such as "
+                f"{fold_folder(source, 0)}, or train all folds from it with data.fold=all"
+            )
         raise UserError(
             f"warm_start.run={source} has no finished warm start; continue it with `{resume_command(source)}`"
         )
