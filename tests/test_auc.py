@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from dam.evaluation.auc import placements, roc_auc, roc_curve, why_undefined
@@ -52,10 +53,22 @@ def test_equals_all_pairs(table: tuple[list[int], list[int], list[int]]) -> None
         assert roc_auc(y, s, w) == pytest.approx(brute_force(y, s, w), abs=1e-12)
 
 
+def test_equals_midranks_and_mann_whitney() -> None:
+    for s in (A, B):
+        ranks = stats.rankdata(s, method="average")
+        assert roc_auc(Y, s) == pytest.approx((ranks[Y == 1].sum() - 15) / 35, abs=1e-15)
+        assert roc_auc(Y, s) == pytest.approx(stats.mannwhitneyu(s[Y == 1], s[Y == 0]).statistic / 35, abs=1e-15)
+        placed = placements(Y, s)
+        inside = stats.rankdata(s[Y == 1]), stats.rankdata(s[Y == 0])
+        np.testing.assert_allclose(placed.positive[0], (ranks[Y == 1] - inside[0]) / 7, atol=1e-15)
+        np.testing.assert_allclose(placed.negative[0], 1 - (ranks[Y == 0] - inside[1]) / 5, atol=1e-15)
+
+
 def test_weights_are_repeated_rows() -> None:
     w = np.array([2, 0, 1, 1, 1, 1, 0, 3, 1, 1, 1, 1])
     assert roc_auc(Y, A, w) == pytest.approx(0.85, abs=1e-15)
     assert roc_auc(np.repeat(Y, w), np.repeat(A, w)) == pytest.approx(0.85, abs=1e-15)
+    assert roc_auc(Y, A, w) == pytest.approx(roc_auc_score(Y, A, sample_weight=w), abs=1e-15)
     assert np.isnan(roc_auc(Y, A, np.where(Y == 1, 0, 1)))
 
 

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from dam.evaluation.auc import Placements, placements
-from dam.evaluation.comparisons import difference_test, holm, influence, macro_mean, paired_test
+from dam.evaluation.comparisons import (
+    contrast_test,
+    difference_test,
+    holm,
+    influence,
+    macro_mean,
+    paired_test,
+    unpaired_test,
+    welch_df,
+)
 from dam.evaluation.intervals import (
     Counts,
     auc_interval,
@@ -109,6 +119,33 @@ def test_too_few_patients_have_no_variance() -> None:
     assert np.isnan(delong_covariance(placements([1, 0, 0, 0], [0.6, 0.7, 0.2, 0.1]))).all()
 
 
+def test_covariance_is_that_of_the_components() -> None:
+    placed = placements(Y, AB)
+    s10, s01 = np.cov(placed.positive), np.cov(placed.negative)
+    np.testing.assert_allclose(s10, [[0.0392857143, 0.0545918367], [0.0545918367, 0.0877551020]], atol=1e-10)
+    np.testing.assert_allclose(s01, [[0.0461904762, 0.0414285714], [0.0414285714, 0.0457142857]], atol=1e-10)
+    np.testing.assert_allclose(delong_covariance(placed), s10 / 5 + s01 / 7, atol=1e-16)
+
+
+def hanley_mcneil(a: float, m: int, n: int) -> float:
+    """Variance of an AUC by Hanley and McNeil (1982), from the AUC alone: a formula of another make."""
+    q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)
+    return (a * (1 - a) + (m - 1) * (q1 - a**2) + (n - 1) * (q2 - a**2)) / (m * n)
+
+
+def test_delong_agrees_with_hanley_and_mcneil() -> None:
+    assert hanley_mcneil(29.5 / 35, 5, 7) == pytest.approx(0.016224606146, abs=1e-12)
+    table = {0.8: (0.126, 0.088, 0.062, 0.039, 0.028), 0.9: (0.096, 0.067, 0.047, 0.030, 0.021)}
+    for auc, expected in table.items():
+        found = [math.sqrt(hanley_mcneil(auc, m, 5 * m)) for m in (5, 10, 20, 50, 100)]
+        assert found == pytest.approx(expected, abs=6e-4)
+    rng = np.random.default_rng(0)
+    y = np.repeat([1, 0], [400, 2000])
+    placed = placements(y, rng.exponential(np.where(y == 1, 4.0, 1.0)))  # the law it is exact for
+    auc, variance = float(placed.auc[0]), float(delong_covariance(placed)[0, 0])
+    assert variance == pytest.approx(hanley_mcneil(auc, 400, 2000), rel=0.1)
+
+
 # ---------------------------------------------------------------- intervals
 
 
@@ -132,8 +169,6 @@ def test_two_of_each_class() -> None:
 
 
 def test_auto_is_the_logit_interval_with_t_of_the_smaller_class() -> None:
-    from scipy import stats
-
     variance = 0.0144557823129252
     found = auc_interval(29.5 / 35, variance, count_cases(Y))
     logit, se = math.log(29.5 / 5.5), math.sqrt(variance) / (29.5 / 35 * 5.5 / 35)
@@ -143,6 +178,22 @@ def test_auto_is_the_logit_interval_with_t_of_the_smaller_class() -> None:
     assert found.method == "logit-t"
     wide = auc_interval(29.5 / 35, variance, count_cases(Y, G))
     assert wide.method == "clustered logit-t" and wide.low < found.low and wide.high > found.high
+
+
+def test_each_method_is_named_and_clustered_is_the_logit_interval_with_a_normal_quantile() -> None:
+    auc, variance = 29.5 / 35, 0.0144557823129252
+    found = {m: auc_interval(auc, variance, count_cases(Y), m) for m in ("delong", "logit", "clustered")}
+    assert {m: f.method for m, f in found.items()} == {
+        "delong": "delong",
+        "logit": "logit",
+        "clustered": "clustered logit",
+    }
+    assert found["delong"].low == pytest.approx(0.607206357847, abs=1e-11)
+    assert (found["clustered"].low, found["clustered"].high) == (found["logit"].low, found["logit"].high)
+    wide = auc_interval(auc, 0.0313265, count_cases(Y, G), "clustered")
+    assert wide.method == "clustered logit" and wide.low < found["clustered"].low
+    with pytest.raises(ValueError, match="auto, delong, logit, clustered"):
+        auc_interval(auc, variance, count_cases(Y), "bootstrap")
 
 
 def test_counts_take_patients_where_they_repeat() -> None:
@@ -213,6 +264,65 @@ def test_a_difference_without_variance_has_no_p() -> None:
     assert math.isnan(difference_test(0.1, math.nan).p_value)
 
 
+def test_a_t_quantile_widens_and_agrees_with_scipy() -> None:
+    found = paired_test(placements(Y, AB), 0, 1, df=4)
+    se = 0.0697419929327
+    assert found.se == pytest.approx(se, abs=1e-12)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(found.difference / se, 4), abs=1e-10)
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 4, found.difference, se), abs=1e-10)
+    normal = paired_test(placements(Y, AB), 0, 1)
+    assert normal.p_value == pytest.approx(2 * stats.norm.sf(1.024183112998), abs=1e-11)
+
+
+def test_unpaired_differences() -> None:
+    groups = unpaired_test(0.90, 0.0004, 0.84, 0.0009)
+    assert groups.difference / groups.se == pytest.approx(1.664100589, abs=1e-9)
+    assert groups.p_value == pytest.approx(0.0960923295, abs=1e-10)
+    assert (groups.low, groups.high) == pytest.approx((-0.0106675, 0.1306675), abs=1e-7)
+    # what it would be wrong to do with paired models
+    wrong = unpaired_test(29.5 / 35, 0.0144557823129, 27 / 35, 0.0240816326531)
+    assert wrong.difference / wrong.se == pytest.approx(0.36386, abs=1e-5)
+    assert wrong.p_value == pytest.approx(0.71596, abs=1e-5)
+
+
+def test_welch_degrees_of_freedom() -> None:
+    df = welch_df([0.0004, 0.0009], [60, 40])
+    assert df == pytest.approx(0.0013**2 / (0.0004**2 / 59 + 0.0009**2 / 39), abs=1e-9)
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=12), 3 * rng.normal(size=7)
+    expected = stats.ttest_ind(x, y, equal_var=False)
+    assert welch_df([x.var(ddof=1) / 12, y.var(ddof=1) / 7], [12, 7]) == pytest.approx(expected.df, abs=1e-10)
+    found = unpaired_test(0.9, 0.0004, 0.84, 0.0009, df)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(0.06 / math.sqrt(0.0013), df), abs=1e-12)
+    assert welch_df([0.01, 0.0], [5, 1]) == 4 and math.isnan(welch_df([0.0], [5]))
+
+
+def test_contrasts_of_several_models() -> None:
+    placed = placements(Y, AB)
+    one = contrast_test(placed.auc, delong_covariance(placed), [1, -1])
+    paired = paired_test(placed, 0, 1)
+    assert one.chi_square == pytest.approx(1.024183112998**2, abs=1e-9) and one.df == 1
+    assert one.p_value == pytest.approx(paired.p_value, abs=1e-12)
+    # groups that share nobody: Q = sum w (a - mean)^2
+    aucs, variances = [0.90, 0.84, 0.87], [0.0004, 0.0009, 0.0006]
+    groups = contrast_test(aucs, np.diag(variances), [[1, -1, 0], [0, 1, -1]])
+    assert (groups.chi_square, groups.df) == (pytest.approx(2.9210526316, abs=1e-10), 2)
+    assert groups.p_value == pytest.approx(0.2321140773, abs=1e-10)
+    assert groups.p_value == pytest.approx(stats.chi2.sf(groups.chi_square, 2), abs=1e-14)
+    again = contrast_test(aucs, np.diag(variances), [[1, -1, 0], [0, 1, -1], [1, 0, -1]])
+    assert (again.chi_square, again.df) == (pytest.approx(groups.chi_square, abs=1e-9), 2)
+
+
+def test_contrasts_without_variance() -> None:
+    placed = placements(Y, np.stack([A, A**3, B]))
+    covariance = delong_covariance(placed)
+    assert contrast_test(placed.auc, covariance, [1, -1, 0]) == (0.0, 0, 1.0)
+    three = contrast_test(placed.auc, covariance, [[1, -1, 0], [0, 1, -1]])
+    assert three.df == 1 and three.p_value == pytest.approx(0.305748793425, abs=1e-9)
+    assert math.isnan(contrast_test([1.0, 0.5], np.zeros((2, 2)), [1, -1]).p_value)
+    assert math.isnan(contrast_test([0.7, 0.5], np.full((2, 2), np.nan), [1, -1]).p_value)
+
+
 # ---------------------------------------------------------------- macro mean
 
 
@@ -237,6 +347,24 @@ def test_influence_is_delong_up_to_its_small_sample_factors() -> None:
     assert f[0].sum() == pytest.approx(0, abs=1e-15)
     corrected = 5 / 4 * np.sum(f[0, Y == 1] ** 2) + 7 / 6 * np.sum(f[0, Y == 0] ** 2)
     assert corrected == pytest.approx(float(delong_covariance(placed)[0, 0]), abs=1e-15)
+
+
+def test_corrected_influence_is_delong_exactly() -> None:
+    placed = placements(Y, AB)
+    positive, negative = np.flatnonzero(Y == 1), np.flatnonzero(Y == 0)
+    f = influence(placed, positive, negative, 12, corrected=True)
+    np.testing.assert_allclose(f @ f.T, delong_covariance(placed), atol=1e-16)
+    alone = influence(placements([1, 0, 0], [2, 1, 3]), np.array([0]), np.array([1, 2]), 3, corrected=True)
+    assert np.isfinite(alone).all()
+
+
+def test_degrees_of_freedom_of_a_mean_follow_the_label_that_varies_most() -> None:
+    placed, f = _influence(Y, AB, np.arange(12))
+    macro = macro_mean([placed.auc] * 3, [f, f, f])
+    assert macro.df([5, 5, 5], 0) == pytest.approx(12, abs=1e-9)
+    large = macro_mean([placed.auc] * 2, [f, 1e-3 * f])
+    assert large.df([5, 1000], 0, 1) == pytest.approx(4, abs=1e-4)
+    assert math.isnan(macro.df([5, 5, 5], 0, 0))
 
 
 def test_influence_sums_over_a_patients_images() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dam.errors import UserError
 from dam.evaluation.judge import judge
@@ -149,12 +150,14 @@ def test_judge_one_label() -> None:
     assert (row.n, row.n_pos, row.auc, row.interval) == (12, 5, 29.5 / 35, "clustered logit-t")
     assert (mean.label, mean.auc, mean.ci_low, mean.interval) == ("mean", row.auc, row.ci_low, row.interval)
     label, macro = found.comparisons
-    assert label.p_value == pytest.approx(0.3897460047, abs=1e-9) and label.tie
+    t = label.difference / 0.0830489386  # 3 degrees of freedom: 4 patients with a positive
+    assert label.p_value == pytest.approx(2 * stats.t.sf(t, 3), abs=1e-8) and label.tie
+    assert label.test == "clustered paired DeLong, t with 3 df"
     assert (macro.label, macro.p_value, macro.p_holm) == ("mean", label.p_value, label.p_value)
     plain = make_predictions(NAMES, ("X",), Y[:, None], {"a": A[:, None], "b": B[:, None]})
     found = judge(merge_units(plain), [("a", "b")])
     assert found.aucs[0].interval == "logit-t"
-    assert found.comparisons[0].p_value == pytest.approx(0.305748793425, abs=1e-11)
+    assert found.comparisons[0].p_value == pytest.approx(2 * stats.t.sf(1.024183112998, 4), abs=1e-11)
     assert any("only 5 positives" in note for note in found.notes)
 
 

@@ -1,4 +1,4 @@
-"""From scores to probabilities (Platt's method), and the blend of two calibrated models."""
+"""From scores to probabilities (Platt's method, temperature), and the blend of two calibrated models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq
 from scipy.special import expit
 
 from dam.evaluation.auc import Array, known_targets
 from dam.evaluation.predictions import Predictions
+
+LOG_TEMPERATURES = (-5.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class Platt:
                 f"the slope {self.slope:.3g} is not positive: the fit would turn the order of scores round"
             )
         return np.asarray(self.slope * np.asarray(scores, dtype=np.float64) + self.intercept, dtype=np.float64)
+
+    def probabilities(self, scores: ArrayLike) -> Array:
+        """Calibrated probabilities; same errors as ``logits``."""
+        return np.asarray(expit(self.logits(scores)))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, object]) -> Platt:
+        """Read what ``vars`` gave for a JSON file; raises ``ValueError`` for missing or other than finite numbers."""
+        values = [stored_number(stored, key) for key in ("slope", "intercept", "positives", "negatives")]
+        return cls(values[0], values[1], int(values[2]), int(values[3]))
+
+
+def stored_number(stored: Mapping[str, object], key: str) -> float:
+    """A finite number read from JSON; raises ``ValueError`` naming the key where it is anything else."""
+    value = stored.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"the stored calibration has {value!r} as {key}; a finite number is needed")
+    return float(value)
 
 
 def fit_platt(targets: ArrayLike, scores: ArrayLike) -> Platt:
@@ -96,6 +117,46 @@ def _negative_log_likelihood(theta: Array, x: Array, targets: Array) -> float:
     return float(np.sum(np.logaddexp(0.0, z) - targets * z))
 
 
+def fit_temperature(targets: ArrayLike, logits: ArrayLike, rebalanced: bool = False) -> float:
+    """The temperature T of p = sigmoid(logit / T) with the lowest negative log-likelihood, ln T within [-5, 5].
+
+    Args: targets (N,) of 0, 1, NaN (left out); logits (N,) finite; ``rebalanced``: training changed the share of
+    positives (a sampler, an AUC objective, thinning), which a temperature cannot put right.
+    Raises ``ValueError`` after rebalancing, without both classes, and where logits are not finite.
+    Source: Guo et al., ICML 2017.
+    """
+    if rebalanced:
+        raise ValueError(
+            "temperature scaling cannot shift the prior, and training rebalanced the classes (or used an AUC "
+            "objective): take evaluation.calibration=platt"
+        )
+    y = known_targets(targets, drop=False)
+    s = np.asarray(logits, dtype=np.float64)
+    if s.shape != y.shape or not np.isfinite(s).all():
+        raise ValueError("temperature scaling needs one finite logit a target")
+    s, y = s[~np.isnan(y)], y[~np.isnan(y)]
+    if not 0 < y.sum() < len(y):
+        raise ValueError("temperature scaling needs both classes")
+
+    def slope(log_temperature: float) -> float:  # of the loss in 1/T: rises with 1/T, for the loss is convex there
+        return float(s @ (expit(s * math.exp(-log_temperature)) - y))
+
+    coldest, hottest = LOG_TEMPERATURES
+    if slope(hottest) >= 0:
+        return math.exp(hottest)
+    if slope(coldest) <= 0:
+        return math.exp(coldest)
+    return math.exp(float(brentq(slope, coldest, hottest, xtol=1e-13)))
+
+
+def shift_of_prevalence(fitted: float, used: float) -> float:
+    """What to add to a calibrated logit when the prevalence changes from ``fitted`` to ``used``, both in (0, 1).
+
+    Right where the classes look the same at both places and only their shares differ (prior shift).
+    """
+    return math.log(used / (1 - used)) - math.log(fitted / (1 - fitted))
+
+
 # ---------------------------------------------------------------- blend
 
 
@@ -116,6 +177,17 @@ class Blend:
         """Plain numbers and text for a JSON file."""
         fits = {model: vars(fit).copy() for model, fit in self.fits.items()}
         return {"fits": fits, "left_out": dict(self.left_out)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, object]) -> Blend:
+        """Read ``as_dict``'s form back; raises ``ValueError`` where it is something else."""
+        fits, left_out = stored.get("fits"), stored.get("left_out", {})
+        if not isinstance(fits, Mapping) or not isinstance(left_out, Mapping):
+            raise ValueError("a stored blend is {fits: {model: {slope, intercept, ...}}, left_out: {model: reason}}")
+        return cls(
+            {str(model): Platt.from_dict(fit) for model, fit in fits.items()},
+            {str(model): str(reason) for model, reason in left_out.items()},
+        )
 
 
 def fit_blend(targets: ArrayLike, scores: Mapping[str, ArrayLike]) -> Blend:

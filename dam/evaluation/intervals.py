@@ -12,7 +12,8 @@ from scipy.special import expit, ndtri, stdtrit
 from dam.evaluation.auc import Array, Placements
 
 NO_VARIANCE = 1e-28  # rounding noise of a variance that is zero; real ones are above 1/(m n)^2
-METHODS = ("auto", "delong", "logit")
+VARIANCE_METHODS = ("auto", "delong", "logit", "clustered")  # intervals made of a variance
+METHODS = (*VARIANCE_METHODS, "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -155,19 +156,19 @@ def logit_interval(auc: float, variance: float, level: float = 0.95, df: float |
 def auc_interval(auc: float, variance: float, counts: Counts, method: str = "auto", level: float = 0.95) -> Interval:
     """The interval of one AUC, named by what was used: "logit-t", "clustered logit-t", "not estimable (...)"...
 
-    ``variance`` must be the clustered one where ``counts.clustered``. ``auto`` is the logit interval with a t
-    quantile of ``counts.df`` degrees of freedom; ``delong`` and ``logit`` use normal quantiles. Raises
-    ``ValueError`` for another method.
+    ``variance`` must be the clustered one where ``counts.clustered``, and for ``clustered``. ``auto`` is the logit
+    interval with a t quantile of ``counts.df`` degrees of freedom; ``delong`` (plain), ``logit`` and ``clustered``
+    (both on the logit scale) use normal quantiles, as published. Raises ``ValueError`` for another method.
     """
-    if method not in METHODS:
-        raise ValueError(f"interval method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+    if method not in VARIANCE_METHODS:
+        raise ValueError(f"interval method {method!r} is unknown: choose one of {', '.join(VARIANCE_METHODS)}")
     reason = why_not_estimable(auc, variance, counts)
     if reason:
         return Interval(math.nan, math.nan, reason)
-    prefix = "clustered " if counts.clustered else ""
+    prefix = "clustered " if counts.clustered or method == "clustered" else ""
     if method == "delong":
         return Interval(*wald_interval(auc, variance, level), prefix + "delong")
-    if method == "logit":
+    if method in ("logit", "clustered"):
         return Interval(*logit_interval(auc, variance, level), prefix + "logit")
     return Interval(*logit_interval(auc, variance, level, counts.df), prefix + "logit-t")
 

@@ -194,11 +194,8 @@ def merge_units(table: Predictions, unit: str = "image", merge: str = "mean") ->
     patients = _codes([table.patients], table.patients == "")
     if unit == "image":
         return Units(unit, merge, table.labels, patients, table.targets, table.scores, n)
-    if unit == "study":
-        blank = table.studies == ""
-        codes = _codes([table.patients, table.studies], blank)
-    else:
-        blank, codes = table.patients == "", patients
+    blank = (table.studies if unit == "study" else table.patients) == ""
+    codes = unit_of_images(table, unit)
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(codes[order]) != 0))
     highest = _reduce(table.targets, order, starts, "max")
@@ -215,6 +212,15 @@ def merge_units(table: Predictions, unit: str = "image", merge: str = "mean") ->
     scores = {model: _reduce(values, order, starts, merge) for model, values in table.scores.items()}
     first = order[starts]
     return Units(unit, merge, table.labels, patients[first], highest, scores, n, tuple(notes))
+
+
+def unit_of_images(table: Predictions, unit: str) -> NDArray[np.intp]:
+    """Which unit each image (N,) belongs to: the row of ``merge_units``' tables."""
+    if unit == "image":
+        return np.arange(len(table.images))
+    if unit == "study":
+        return _codes([table.patients, table.studies], table.studies == "")
+    return _codes([table.patients], table.patients == "")
 
 
 # ---------------------------------------------------------------- checks
