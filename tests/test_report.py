@@ -14,7 +14,8 @@ import yaml
 from dam.errors import UserError
 from dam.evaluation.predictions import Predictions, make_predictions, write_predictions
 from dam.report import build_report
-from dam.report.tables import auc_csv, number, p_text, pairs_of, verdict
+from dam.report.frames import FILES
+from dam.report.tables import auc_csv, is_fair, number, p_text, pairs_of, verdict
 
 LABELS = ("Edema", "Pleural | Effusion", "Lung / é")
 
@@ -60,7 +61,7 @@ def make_run(
 ) -> Path:
     (path / "predictions").mkdir(parents=True)
     data = {"name": "phantom", "unit": unit, "merge": "max", "labels": list(labels)}
-    config = {"name": "tiny", "seed": 7, "select": "auto", "data": data}
+    config = {"name": "tiny", "seed": 7, "select": "auto", "data": data, "evaluation": {"replicates": 100}}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     for i, split in enumerate(splits):
         write_predictions(path / "predictions" / f"{split}.csv", table(models, labels, 60, i))
@@ -135,17 +136,56 @@ def test_markdown_says_what_must_be_said_and_its_figures_exist(run: Path) -> Non
         "tie",
         f"dam train resume={run}",
         "dam train 'data.root=/a b'",
+        "The test set was scored once.",
+        "to be completed",
+        "reference standard",
     ):
         assert words in text, words
-    assert text.index("test: auc - ce") < text.index("test: auc - warm_start") < text.index("## AUC on val")
-    assert " nan" not in text.lower()
+    assert text.index("test: auc - ce") < text.index("test: auc - warm_start") < text.index("val: auc - ce")
+    assert " nan" not in text.lower() and "ground truth" not in text.lower()
     figures = re.findall(r"\(figures/([^)]+)\)", text)
-    assert sorted(figures) == sorted(p.name for p in (run / "report" / "figures").iterdir())
-    assert {"auc_bars.png", "roc_edema.png", "scores_pleural_effusion.png", "warm_start_training.png"} <= set(figures)
-    assert "roc_lung.png" not in figures and "training_lung.png" in figures
+    assert sorted(figures) == sorted(p.name for p in (run / "report" / "figures").glob("*.png"))
+    assert {"auc_bars.png", "roc_edema.png", "pr_edema.png", "scores_pleural_effusion.png"} <= set(figures)
+    assert {"warm_start_training.png", "training_lung.png", "inner_edema.png", "calibration_edema.png"} <= set(figures)
+    assert "roc_lung.png" not in figures
     for name in figures:
         assert re.fullmatch(r"[a-z0-9_]+\.png", name)
         assert (run / "report" / "figures" / name).read_bytes().startswith(b"\x89PNG")
+        data = pd.read_csv(run / "report" / "figures" / "data" / name.replace(".png", ".csv"))
+        assert len(data) and (run / "report" / "figures" / name.replace(".png", ".svg")).is_file()
+
+
+def test_every_table_is_a_file_with_the_rows_of_report_json(run: Path) -> None:
+    content = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
+    assert content["verdict"]["word"] in ("helps", "tie", "hurts", "not testable")
+    for name, file in FILES.items():
+        rows = content["tables"][name]
+        path = run / "report" / file
+        assert path.is_file() == bool(rows), name
+        if rows:
+            frame = pd.read_csv(path)
+            assert (
+                list(frame.columns) == list(rows[0])
+                and len(frame) == len(rows)
+                and set(frame["split"]) <= {"test", "val"}
+            )
+    for name in ("performance", "operating", "calibration", "trust"):
+        assert content["tables"][name], name
+    assert [p["number"] for p in content["points"]] == list(range(1, 24))
+    fitted = json.loads((run / "predictions" / "calibration.json").read_text(encoding="utf-8"))
+    assert {"method", "slope", "intercept", "positives", "negatives", "threshold", "rule"} <= set(
+        fitted["auc"]["Edema"]
+    )
+
+
+def test_tables_for_a_paper(run: Path) -> None:
+    text = (run / "report" / "tables.tex").read_text(encoding="utf-8")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3 and r"warm\_start" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
+    assert "29 %" not in text.replace(r"\%", "") and not re.search(r"(?<!\\)%(?! made by dam)", text)
+    lines = (run / "report" / "tables.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| Edema")]
+    assert len(rows) == 2 and all(line.count("|") == 7 for line in rows)
 
 
 def test_terminal_lines(plain_run: Path) -> None:
@@ -158,7 +198,8 @@ def test_terminal_lines(plain_run: Path) -> None:
         r"^auc - ce +[+-]?\.\d{3} \[[+-]?\.\d{3}, [+-]?\.\d{3}\], p .*: (tie|auc higher|ce higher)$", text, re.M
     )
     assert "includes 120 to 140 further training steps" in text
-    assert result.lines[-1] == f"report: {plain_run / 'report' / 'report.md'}"
+    assert re.search(r"^verdict: .*(helps|tie|hurts)", text, re.M)
+    assert result.lines[-1] == f"report: {plain_run / 'report' / 'report.html'}"
     assert (plain_run / "report" / "table.txt").read_text(encoding="utf-8") == text + "\n"
     assert result.headline.split == "test" and len(result.aucs("val")) == 12 and result.aucs("train") == ()
 
@@ -226,3 +267,11 @@ def test_a_report_needs_no_torch_to_be_judged() -> None:
 
     code = "import sys, dam.evaluation, dam.report; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_augmented_and_mixed_scores_are_compared_with_the_plain_ones_and_with_the_controls_own() -> None:
+    models = ["warm_start", "ce", "auc", "ce_tta", "auc_tta", "metadata", "auc_meta", "ce_meta"]
+    pairs = pairs_of(models)
+    assert pairs[0] == ("auc", "ce")
+    assert {("auc_tta", "auc"), ("auc_tta", "ce_tta"), ("auc_meta", "auc"), ("auc_meta", "ce_meta")} <= set(pairs)
+    assert [p for p in pairs if is_fair(p)] == [("auc", "ce"), ("auc_tta", "ce_tta"), ("auc_meta", "ce_meta")]

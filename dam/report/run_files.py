@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("test", "val")  # the first one that is there is the headline
+EXTERNAL = "external_"  # predictions/external_<name>.csv
+EVALUATION = "evaluation.json"  # what `dam evaluate` was told: laid over config.yaml, or alone for a foreign table
+ENSEMBLE = "ensemble.json"  # what makes a directory an ensemble of runs
 MODELS = ("warm_start", "ce", "focal", "auc", "blend")  # the order of columns and colours; others follow
-PARTS = ("warm_start", "auc", "control")
+PARTS = ("warm_start", "auc", "control", "metadata/auc", "metadata/control")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,22 @@ class RunFiles:
     environment: dict[str, Any]
     predictions: dict[str, Predictions]  # split -> table, headline split first, models in their fixed order
     stages: tuple[Stage, ...]
+    metadata: pd.DataFrame | None = None  # images.csv: image, patient, study, split, metadata columns
+    folds: pd.DataFrame | None = None  # folds.csv: split, fold, label, model, auc
+    examples: tuple[dict[str, str], ...] = ()  # rows of examples.csv
+    history: tuple[dict[str, Any], ...] = ()  # how often a set was scored: time, what, digest
+    stages_from: str = ""  # the fold whose stages are shown, where the run is a cross-validation
+    seconds: float = 0.0  # spent in training, from timing.csv
+    ensemble: dict[str, Any] = field(default_factory=dict)  # ensemble.json: members, weights; empty for a run
+
+    @property
+    def foreign(self) -> bool:
+        """True for a table of another tool: there is no config, no training and no environment to tell of."""
+        return not (self.path / "config.yaml").is_file()
+
+    def external_metadata(self, split: str) -> pd.DataFrame | None:
+        """Metadata of an external set's images, where it was written: image, patient, study and further columns."""
+        return _frame(self.path / "predictions" / f"images_{split}.csv")
 
     def setting(self, *keys: str, default: Any = None) -> Any:
         """A value of config.yaml by its path of keys, or ``default`` where it is absent or null."""
@@ -71,23 +91,90 @@ class RunFiles:
 
 def read_run(path: Path) -> RunFiles:
     """Read a run directory. Raises ``UserError`` if it is none, holds no predictions, or a file in it is damaged."""
-    if not (path / "config.yaml").is_file():
+    if not (path / "config.yaml").is_file() and not (path / EVALUATION).is_file():
         raise UserError(f"{path} is no run directory: it has no config.yaml; give the folder that `dam train` printed")
-    found = [split for split in SPLITS if (path / "predictions" / f"{split}.csv").is_file()]
+    folder = path / "predictions"
+    found = [split for split in SPLITS if (folder / f"{split}.csv").is_file()]
     if not found:
         raise UserError(
             f"{path} has no predictions/val.csv or test.csv yet: finish the run with `dam train resume={path}` first"
         )
-    tables = {split: _ordered(read_predictions(path / "predictions" / f"{split}.csv")) for split in found}
-    config = _mapping(path / "config.yaml")
+    found += sorted(file.stem for file in folder.glob(f"{EXTERNAL}*.csv"))
+    tables = {split: _ordered(read_predictions(folder / f"{split}.csv")) for split in found}
+    stages, origin = _stages_or_fold(path, next(iter(tables.values())).labels)
     return RunFiles(
         path=path,
-        config=config,
+        config=_config(path),
         data=_mapping(path / "data.json"),
         environment=_mapping(path / "environment.json"),
         predictions=tables,
-        stages=tuple(_stages(path, next(iter(tables.values())).labels)),
+        stages=tuple(stages),
+        metadata=_frame(folder / "images.csv"),
+        folds=_frame(folder / "folds.csv"),
+        examples=tuple(_examples(folder / "examples.csv")),
+        history=tuple(_history(path / "history.json")),
+        stages_from=origin,
+        seconds=_seconds(path),
+        ensemble=_mapping(path / ENSEMBLE),
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """config.yaml with what `dam evaluate` was told laid over it, node by node."""
+    config = _mapping(path / "config.yaml")
+    for key, value in _mapping(path / EVALUATION).items():
+        both = isinstance(value, dict) and isinstance(config.get(key), dict)
+        config[key] = {**config[key], **value} if both else value
+    return config
+
+
+def _stages_or_fold(path: Path, labels: tuple[str, ...]) -> tuple[list[Stage], str]:
+    """The run's stages, or those of its first fold with that fold's name."""
+    stages = _stages(path, labels)
+    if stages or not (path / "fold_0").is_dir():
+        return stages, ""
+    return _stages(path / "fold_0", labels), "fold_0"
+
+
+def _seconds(path: Path) -> float:
+    """Seconds of training in all stages (and folds): the last line of each timing.csv."""
+    total = 0.0
+    for file in sorted(path.rglob("timing.csv")):
+        frame = _frame(file)
+        if frame is not None and "seconds" in frame and len(frame):
+            total += float(frame["seconds"].iloc[-1])
+    return total
+
+
+def _frame(file: Path) -> pd.DataFrame | None:
+    """A CSV table, or None where there is no such file."""
+    import pandas as pd
+
+    if not file.is_file():
+        return None
+    try:
+        text = {"image": str, "patient": str, "study": str, "split": str, "fold": str, "label": str, "model": str}
+        return pd.read_csv(file, encoding="utf-8", dtype=text, keep_default_na=True, low_memory=False)
+    except ValueError as error:
+        raise UserError(f"{file} is damaged and cannot be read: {error}") from error
+
+
+def _examples(file: Path) -> list[dict[str, str]]:
+    if not file.is_file():
+        return []
+    with open(file, encoding="utf-8", newline="") as lines:
+        return [{str(key): value or "" for key, value in row.items()} for row in csv.DictReader(lines)]
+
+
+def _history(file: Path) -> list[dict[str, Any]]:
+    """The list of history.json; empty where there is no file."""
+    if not file.is_file():
+        return []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged and cannot be read: {error}") from error
+    return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
 
 
 def _ordered(table: Predictions) -> Predictions:

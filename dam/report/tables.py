@@ -8,11 +8,18 @@ from dataclasses import dataclass
 
 from dam.evaluation.judge import AucRow, ComparisonRow, Judgement
 from dam.evaluation.predictions import MEAN, Units
+from dam.evaluation.rows import Assessment
+from dam.report.frames import csv_text
 
 AUC_COLUMNS = ("split", "label", "model", "n", "n_pos", "auc", "ci_low", "ci_high", "interval")
 COMPARISON_COLUMNS = ("split", "label", "a", "b", "difference", "ci_low", "ci_high", "p_value", "p_holm")
 PAIRS = (("auc", "ce"), ("auc", "focal"), ("auc", "warm_start"), ("blend", "auc"))  # the one that counts comes first
 CONTROLS = ("ce", "focal")
+_VARIANTS = ("_tta", "_meta", "_tta_meta")  # augmented copies, metadata mixed in: against without, and against the control
+_VARIANT_PAIRS = tuple(
+    (f"auc{v}", other) for v in _VARIANTS for other in ("auc", *(f"{control}{v}" for control in CONTROLS))
+)
+SHOWN = 4  # models in one figure; more lines cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,19 @@ class JudgedSplit:
     split: str
     units: Units
     judgement: Judgement
+    assessment: Assessment | None = None
+
+    @property
+    def external(self) -> bool:
+        """True for a set from elsewhere, brought by `dam evaluate --data`."""
+        return self.split.startswith("external_")
+
+    @property
+    def title(self) -> str:
+        """The split as the report calls it."""
+        if self.external:
+            return f"external set {self.split.removeprefix('external_')}"
+        return self.split
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -42,9 +62,13 @@ class JudgedSplit:
 
 def pairs_of(models: Sequence[str]) -> list[tuple[str, str]]:
     """The comparisons a report makes of the models there are, the fair one (same training, other loss) first."""
-    pairs = [pair for pair in PAIRS if set(pair) <= set(models)]
+    if models and models[0] == "ensemble" and all("@" in m for m in models[1:]):  # its members, the best on val first
+        return [(models[0], m) for m in models[1:]]
+    pairs = [pair for pair in (*PAIRS, *_VARIANT_PAIRS) if set(pair) <= set(models)]
     if "auc" not in models and "warm_start" in models:
         pairs += [(m, "warm_start") for m in CONTROLS if m in models]
+    if not pairs and not set(models) & {"auc", "warm_start", *CONTROLS}:  # of another tool: all against the first
+        pairs = [(m, models[0]) for m in models[1:]]
     return pairs
 
 
@@ -56,7 +80,7 @@ def primary_pair(models: Sequence[str]) -> tuple[str, str] | None:
 
 def is_fair(pair: tuple[str, str]) -> bool:
     """True for a comparison of two objectives at equal training: the one that counts."""
-    return pair[0] == "auc" and pair[1] in CONTROLS
+    return pair[0].startswith("auc") and pair[1] in {c + pair[0].removeprefix("auc") for c in CONTROLS}
 
 
 def without_interval(judged: JudgedSplit) -> list[str]:
@@ -83,14 +107,7 @@ def _record(columns: Sequence[str], values: dict[str, object]) -> dict[str, obje
 
 def auc_csv(judged: Sequence[JudgedSplit]) -> str:
     """The text of auc.csv, floats in full precision, NaN blank."""
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, AUC_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(auc_records(judged))
-    return text.getvalue()
+    return csv_text(auc_records(judged), AUC_COLUMNS)
 
 
 # ---------------------------------------------------------------- numbers
@@ -148,3 +165,30 @@ def judged_on(split: JudgedSplit) -> str:
     if units.unit != "image":
         text += f" ({units.merge} score of {plural(units.images, 'image')})"
     return text
+
+
+def rounded(value: float, digits: int = 3, dash: str = "–") -> str:
+    """A number that is no share: ``digits`` decimals, a dash where undefined."""
+    return dash if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def share(value: float, dash: str = "–") -> str:
+    """A prevalence as a percentage: "12 %", "0.4 %"."""
+    if math.isnan(value):
+        return dash
+    return f"{100 * value:.1f} %" if value < 0.1 else f"{100 * value:.0f} %"
+
+
+def shown_models(models: Sequence[str]) -> tuple[str, ...]:
+    """The models that figures draw, at most SHOWN of them, in the order of the tables; tables hold all."""
+    first = [m for m in ("auc", "ce", "focal", "warm_start", "blend") if m in models]
+    wanted = (first + [m for m in models if m not in first])[:SHOWN]
+    return tuple(m for m in models if m in wanted)
+
+
+def main_models(models: Sequence[str]) -> tuple[str, ...]:
+    """The model of the headline and its control (or warm start), for what is told of two models only."""
+    pair = primary_pair(models)
+    if pair is not None:
+        return pair
+    return tuple(models[-1:])
