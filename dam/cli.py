@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -31,10 +32,25 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("train", "train, resume, plan (dry_run=true) or sweep (-m): from a config to an AUC report", "train"),
-        Command("data", "`data check`: read a dataset and say what is in it, before anything is trained", "data"),
+        Command("data", "`check`: what is in a dataset, before training; `prepare`: its images made ready", "data"),
+        Command("evaluate", "the report of any tool's predictions, a run judged anew, an external set", "evaluate"),
+        Command("compare", "runs or prediction files against one another, paired on the same images", "compare"),
+        Command("predict", "a run on new images: scores, probabilities, decisions, and where it looked", "predict"),
+        Command("report", "rebuild a run's report from its files alone", "report"),
+        Command("export", "a run as one ONNX, pt2 or safetensors file for other programs", "export"),
+        Command("ensemble", "several runs as one: the mean of their scores, with its own report", "ensemble"),
+        Command("runs", "the runs under outputs/: state, AUC, verdict, how to resume; `clean`: leftovers", "runs"),
         Command("list", "datasets, models, objectives and experiments that can be named in a config", "list"),
         Command("completion", "completion of verbs and config keys for bash, zsh and fish", "completion"),
     )
+}
+
+_WAY_OUT = {
+    errno.EACCES: "give yourself the right to it, or choose another place",
+    errno.EPERM: "give yourself the right to it, or choose another place",
+    errno.EROFS: "choose a place that can be written, or copy the directory to one",
+    errno.ENOSPC: "make room on that disk, then start the same command again",
+    errno.EDQUOT: "make room within your quota, then start the same command again",
 }
 
 HELP = """\
@@ -68,12 +84,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dam list models | head`: the reader has had enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - closed by the interpreter, which flushes it
         return 0
+    except OSError as error:
+        _debug()
+        print(f"dam: error: {_system_words(error)}", file=sys.stderr)
+        return 2 if error.errno in _WAY_OUT else 1
     except Exception as error:
         if not _debug():
             reason = " ".join(str(error).split()) or "no reason given"
             print(f"dam: failed: {type(error).__name__}: {reason}", file=sys.stderr)
             print("set DAM_DEBUG=1 for the traceback", file=sys.stderr)
         return 1
+
+
+def _system_words(error: OSError) -> str:
+    """A refusal of the operating system as a sentence, with a way out where there is one."""
+    what = (error.strerror or str(error) or type(error).__name__).lower()
+    where = f"{error.filename}: " if error.filename else ""
+    way_out = _WAY_OUT.get(error.errno or 0, "set DAM_DEBUG=1 for the traceback")
+    return f"{where}{what}; {way_out}"
 
 
 def _dispatch(words: list[str]) -> int:

@@ -21,7 +21,9 @@ MAY = {
     "models": FLOOR,
     "training": FLOOR | {"evaluation", "objectives", "data", "models", "report"},
     "report": FLOOR | {"evaluation"},
-    "commands": FLOOR | {"evaluation", "objectives", "data", "models", "training", "report", "sweep", "cli"},
+    "inference": FLOOR | {"evaluation", "objectives", "data", "models", "training", "report"},
+    "commands": FLOOR
+    | {"evaluation", "objectives", "data", "models", "training", "inference", "report", "sweep", "cli"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -206,3 +207,18 @@ def test_bash_completes_paths_where_dam_has_no_word(tmp_path: Path) -> None:
     script = f'eval "$({sys.executable} -m dam completion bash)"; complete -p dam\n'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "-o bashdefault" in done.stdout and "-o default" in done.stdout and "-F _dam" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "rc", "said"), [(errno.EROFS, 2, "choose a place"), (errno.ENOSPC, 2, "make room"), (errno.EIO, 1, "DAM_")]
+)
+def test_a_refusal_of_the_system_is_one_sentence(
+    code: int, rc: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(arguments: list[str]) -> int:
+        raise OSError(code, os.strerror(code), "outputs/x")
+
+    monkeypatch.setattr("dam.commands.list.run", refused)
+    assert cli.main(["list"]) == rc
+    error = capsys.readouterr().err
+    assert error.startswith("dam: error: outputs/x: ") and said in error and error.count("\n") == 1

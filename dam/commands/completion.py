@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from typing import Any
 
+from dam.commands.flags import KEYS
 from dam.config_files import LAYERS, choices, group_of, mounts
 from dam.errors import UserError
 from dam.overrides import PATH_KEYS
@@ -55,11 +56,23 @@ function __dam_words
 end
 complete -c dam -f -n 'count (__dam_words) >/dev/null' -a '(__dam_words)'
 """
-_OPTIONS = {"train": ["-m", "--cfg", "--help"], "data": ["--images", "--help"]}
+_OPTIONS = {"train": ["-m", "--cfg", "--help"], "data": ["--images", "--out", "--help"]}
+_EXPORT = {"--format": ["onnx", "pt2", "safetensors"], "--half": ["fp16"],
+           "--model": ["auc", "blend", "ce", "focal", "warm_start"]}  # fmt: skip
+_EXPORT_FLAGS = ["--format", "--model", "--out", "--half", "--int8", "--images", "--val-images"]
 _WORDS = {
     "device": ["auto", "cpu", "cuda", "mps"],
     "hydra/launcher": ["basic", "joblib", "submitit_local", "submitit_slurm"],
     "hydra/sweeper": ["basic", "optuna"],
+}
+_FLAG_WORDS = {
+    "--layout": ["long", "wide"],
+    "--scores": ["probability", "logit"],
+    "--split": ["test", "val"],
+    "--mean": ["logits", "ranks", "scores"],
+    "--weights": ["equal", "greedy"],
+    "--device": _WORDS["device"],
+    "--precision": ["auto", "fp32", "bf16", "fp16"],
 }
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
@@ -93,7 +106,14 @@ def complete(line: str) -> list[str]:
     elif before[0] == "completion":
         pool = [*_SCRIPTS, "--help"]
     elif before == ["data"]:
-        pool = ["check", "--help"]
+        pool = ["check", "prepare", "--help"]
+    elif before[0] == "runs":
+        clean = ["clean"] if before == ["runs"] else []
+        pool = ["--yes", "--help"] if "clean" in before else [*clean, "--filter", "--sort", "--csv", "--all", "--help"]
+    elif before[0] == "export":
+        pool = _EXPORT.get(before[-1], [*_EXPORT_FLAGS, "--help"])
+    elif before[0] in ("evaluate", "compare", "predict", "report", "ensemble"):
+        return _judging_words(before, last)
     elif before[-1] in ("-c", "--cfg"):
         pool = ["job"]
     elif before[0] in _OPTIONS:
@@ -101,6 +121,22 @@ def complete(line: str) -> list[str]:
     else:
         pool = []
     return [word for word in pool if word.startswith(last)]
+
+
+def _judging_words(before: list[str], last: str) -> list[str]:
+    """Flags and their words; paths are left to the shell."""
+    import importlib
+
+    module = importlib.import_module(f"dam.commands.{before[0]}")
+    if before[-1] in module.FLAGS:
+        key = KEYS.get(before[-1])
+        pool = _values(key) if key else _FLAG_WORDS.get(before[-1], list(choices("data")) * (before[-1] == "--data"))
+        return [word for word in pool if word.startswith(last)]
+    if last.startswith("-"):
+        return [word for word in (*module.FLAGS, *module.SWITCHES, "--help") if word.startswith(last)]
+    roots = ("evaluation.", "data.") if before[0] == "evaluate" and last else ()
+    found = _config_words(last) if last.startswith(("e", "d")) and roots else []
+    return [word for word in found if word.startswith(roots)]
 
 
 def _config_words(last: str) -> list[str]:

@@ -110,6 +110,8 @@ def _resume(given: str, words: list[str], arguments: list[str]) -> int:
         raise UserError(f"resume={given}: {what}; give the directory of a run, such as outputs/NAME/DATE_TIME")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"resume={given} is no run: it holds no config.yaml; give outputs/NAME/DATE_TIME")
+    if (folder / "ensemble.json").is_file():
+        raise UserError(f"resume={given} is an ensemble of other runs: nothing is trained in it, nothing to resume")
     from dam.compose import from_yaml, resume_changes
 
     config_file = folder / "config.yaml"
