@@ -12,13 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dam.errors import UserError
 from dam.evaluation.import_table import Imported
 from dam.evaluation.predictions import write_predictions
 from dam.files import atomic_path, atomic_write_text
-from dam.report.run_files import ENSEMBLE, EVALUATION
+from dam.report.run_files import ENSEMBLE, EVALUATION, read_mapping
 
 _COPIED = ("config.yaml", "data.json", "environment.json", "progress.json", "history.json", ENSEMBLE)
 _FOLDERS = ("report", "predictions", "warm_start", "auc", "control")
@@ -29,7 +27,7 @@ def check_out(folder: Path) -> Path:
     """``folder`` where a report may go: new, empty, or made by `dam evaluate`. Raises ``UserError`` otherwise."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; give a new or empty directory")
-    if folder.is_dir() and any(folder.iterdir()) and "source" not in _mapping(folder / EVALUATION):
+    if folder.is_dir() and any(folder.iterdir()) and "source" not in read_mapping(folder / EVALUATION):
         what = "is a run" if (folder / "config.yaml").is_file() else "is not empty and holds no evaluation"
         raise UserError(f"--out {folder} {what}: it is not written over; give a new or empty directory")
     return folder
@@ -167,9 +165,9 @@ def read_own_settings(path: Path) -> dict[str, Any]:
     Raises ``UserError`` if it is neither.
     """
     if (path / "config.yaml").is_file():
-        return _mapping(path / "config.yaml")
+        return read_mapping(path / "config.yaml")
     if (path / EVALUATION).is_file():
-        return _mapping(path / EVALUATION)
+        return read_mapping(path / EVALUATION)
     raise UserError(
         f"{path} is no run directory: it has no config.yaml; give the folder that `dam train` printed, or a table of "
         "predictions (a CSV file)"
@@ -182,7 +180,7 @@ def write_settings(folder: Path, judged: Mapping[str, Any] | None, stored: Mappi
     if "source" in stored and judged is not None:  # a foreign table: what it was made from stays
         judged = {**stored, **judged, "data": {**stored.get("data", {}), **judged["data"]}}
     if judged is None:
-        if "source" not in _mapping(file):
+        if "source" not in read_mapping(file):
             file.unlink(missing_ok=True)
         return
     atomic_write_text(file, json.dumps(judged, indent=1) + "\n")
@@ -193,14 +191,3 @@ def _clear(folder: Path) -> None:
     for name in _FOLDERS:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is damaged and cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {}

@@ -12,6 +12,7 @@ import yaml
 
 from dam.errors import UserError
 from dam.evaluation.predictions import Predictions, read_predictions
+from dam.report import history
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,24 +106,24 @@ def read_run(path: Path) -> RunFiles:
     return RunFiles(
         path=path,
         config=_config(path),
-        data=_mapping(path / "data.json"),
-        environment=_mapping(path / "environment.json"),
+        data=read_mapping(path / "data.json"),
+        environment=read_mapping(path / "environment.json"),
         predictions=tables,
         stages=tuple(stages),
         metadata=_frame(folder / "images.csv"),
         folds=_frame(folder / "folds.csv"),
         examples=tuple(_examples(folder / "examples.csv")),
-        history=tuple(_history(path / "history.json")),
+        history=tuple(history.read(path)),
         stages_from=origin,
         seconds=_seconds(path),
-        ensemble=_mapping(path / ENSEMBLE),
+        ensemble=read_mapping(path / ENSEMBLE),
     )
 
 
 def _config(path: Path) -> dict[str, Any]:
     """config.yaml with what `dam evaluate` was told laid over it, node by node."""
-    config = _mapping(path / "config.yaml")
-    for key, value in _mapping(path / EVALUATION).items():
+    config = read_mapping(path / "config.yaml")
+    for key, value in read_mapping(path / EVALUATION).items():
         both = isinstance(value, dict) and isinstance(config.get(key), dict)
         config[key] = {**config[key], **value} if both else value
     return config
@@ -166,17 +167,6 @@ def _examples(file: Path) -> list[dict[str, str]]:
         return [{str(key): value or "" for key, value in row.items()} for row in csv.DictReader(lines)]
 
 
-def _history(file: Path) -> list[dict[str, Any]]:
-    """The list of history.json; empty where there is no file."""
-    if not file.is_file():
-        return []
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged and cannot be read: {error}") from error
-    return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
-
-
 def _ordered(table: Predictions) -> Predictions:
     models = [m for m in MODELS if m in table.scores] + [m for m in table.scores if m not in MODELS]
     return Predictions(
@@ -189,7 +179,7 @@ def _ordered(table: Predictions) -> Predictions:
     )
 
 
-def _mapping(file: Path) -> dict[str, Any]:
+def read_mapping(file: Path) -> dict[str, Any]:
     """A JSON or YAML file as a dict; empty where there is no file."""
     if not file.is_file():
         return {}
@@ -218,7 +208,7 @@ def _stages(path: Path, labels: tuple[str, ...]) -> list[Stage]:
 def _stage(folder: Path, part: str) -> Stage:
     import pandas as pd
 
-    facts = _mapping(folder / "stage.json")
+    facts = read_mapping(folder / "stage.json")
     named = facts.get("labels") or [folder.name]
     label = "" if part == "warm_start" else str(named[0]) if len(named) == 1 else folder.name
     metrics = None

@@ -15,7 +15,11 @@ AUC_COLUMNS = ("split", "label", "model", "n", "n_pos", "auc", "ci_low", "ci_hig
 COMPARISON_COLUMNS = ("split", "label", "a", "b", "difference", "ci_low", "ci_high", "p_value", "p_holm")
 PAIRS = (("auc", "ce"), ("auc", "focal"), ("auc", "warm_start"), ("blend", "auc"))  # the one that counts comes first
 CONTROLS = ("ce", "focal")
-_VARIANTS = ("_tta", "_meta", "_tta_meta")  # augmented copies, metadata mixed in: against without, and against the control
+_VARIANTS = (
+    "_tta",
+    "_meta",
+    "_tta_meta",
+)  # augmented copies, metadata mixed in: against without, and against the control
 _VARIANT_PAIRS = tuple(
     (f"auc{v}", other) for v in _VARIANTS for other in ("auc", *(f"{control}{v}" for control in CONTROLS))
 )
