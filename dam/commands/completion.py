@@ -80,7 +80,8 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 def run(arguments: list[str]) -> int:
     """Print the script of one shell."""
     if len(arguments) != 1 or arguments[0] not in _SCRIPTS:
-        raise UserError("`dam completion` takes one of bash, zsh, fish; see `dam completion --help`")
+        said = f", not {' '.join(arguments)}" if arguments else ""
+        raise UserError(f"`dam completion` takes one of bash, zsh, fish{said}; see `dam completion --help`")
     print(_SCRIPTS[arguments[0]].strip())
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from dam.commands.flags import parse
 from dam.errors import UserError
@@ -41,8 +42,9 @@ def run(arguments: list[str]) -> int:
     paths = [Path(item).expanduser() for item in parsed.items]
     for path in paths:
         if not path.is_dir():
-            hint = f"; for a table of predictions: dam evaluate {path} --out DIR" if path.is_file() else ""
-            raise UserError(f"there is no run directory {path}{hint}")
+            hint = (f"for a table of predictions: dam evaluate {quote(str(path))} --out DIR" if path.is_file() else
+                    "`dam runs` lists those under outputs/")  # fmt: skip
+            raise UserError(f"there is no run directory {path}; {hint}")
     explain = "--explain" in parsed.switches
     if explain:
         from dam.inference.explain_maps import check_installed

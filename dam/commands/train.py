@@ -112,10 +112,9 @@ def _resume(given: str, words: list[str], arguments: list[str]) -> int:
         raise UserError(f"resume={given} is no run: it holds no config.yaml; give outputs/NAME/DATE_TIME")
     if (folder / "ensemble.json").is_file():
         raise UserError(f"resume={given} is an ensemble of other runs: nothing is trained in it, nothing to resume")
-    from dam.compose import from_yaml, resume_changes
+    from dam.compose import read_config, resume_changes
 
-    config_file = folder / "config.yaml"
-    resume_changes(from_yaml(config_file.read_text(encoding="utf-8"), str(config_file)), words)
+    resume_changes(read_config(folder / "config.yaml"), words)
     from dam.training.run import resume
 
     result = resume(folder, words, ["dam", "train", *arguments])

@@ -288,7 +288,9 @@ def _open(path: Path, config: Config, device: Device) -> LoadedRun:
             raise UserError(f"{path / part.stage / DONE} names {unknown[0]}, which is no label of {path}/data.json: "
                             "the run was changed by hand")  # fmt: skip
         if not part.weights.is_file():
-            raise UserError(f"the weights {part.weights} are not there; the run is incomplete or damaged")
+            raise UserError(
+                f"the weights {part.weights} cannot be read (no such file); the run is incomplete or damaged"
+            )
     file = path / METADATA / ENCODING
     encoding = MetadataEncoding.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
     return LoadedRun(path, config, labels, _channels(parts, config), device, parts, _blends(path), encoding)
