@@ -65,7 +65,8 @@ def _check_trees(tree: Any, base: Any) -> tuple[list[Fault], Config | None]:
     try:
         plain = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
-        return [Fault("", f"a reference cannot be resolved: {str(error).splitlines()[0]}")], None
+        where, reason = error.full_key or "the config", str(error).splitlines()[0]
+        return [Fault("", f"{where} holds a reference that cannot be resolved ({reason}): write its value")], None
     if names_code("", plain):
         return [Fault("", f"the config is refused: it names a Python object ({' or '.join(CODE)})")], None
     config, faults = check(plain, plain_base)
@@ -362,6 +363,15 @@ def to_yaml(config: Config) -> str:
 
     text: str = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=120)
     return text
+
+
+def read_config(path: Path) -> Config:
+    """The config in a run's own ``config.yaml``. Raises ``UserError`` for a damaged one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text: it was damaged; put back a copy of it, or start a new run") from error
+    return from_yaml(text, str(path))
 
 
 def from_yaml(text: str, where: str = "config.yaml") -> Config:

@@ -113,7 +113,7 @@ def test_sentences(tmp_path: Path, text: str, keys: dict[str, object], sentence:
 def test_missing_table_and_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.csv=none\.csv does not exist"):
         read(data_config("csv", csv="none.csv", root=str(tmp_path)))
-    with pytest.raises(UserError, match=r"data\.csv=.*/nope/x\.csv does not exist\.$"):
+    with pytest.raises(UserError, match=r"data\.csv=.*/nope/x\.csv does not exist: correct the path\.$"):
         read(data_config("csv", csv=str(tmp_path / "nope" / "x.csv")))
     (tmp_path / "labels.csv").touch()
     with pytest.raises(UserError, match=r"does not exist; did you mean .*labels\.csv\?"):

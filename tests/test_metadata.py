@@ -68,7 +68,7 @@ def test_mistakes_are_one_sentence() -> None:
     with pytest.raises(UserError, match="the metadata column sex is missing; there are age"):
         fit_encoding(["age", "sex"], TRAINING).encode({"age": [1]})
     for text in ("", "[]", "{}", '{"columns": [{"name": 1}]}'):
-        with pytest.raises(UserError, match="encoding is damaged"):
+        with pytest.raises(UserError, match=r"encoding\.json is damaged"):
             MetadataEncoding.from_json(text)
     for words, sentence in (
         (["metadata=mlp", "auc=none"], "auc=none leaves that out; add metadata=none"),

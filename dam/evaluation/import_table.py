@@ -124,7 +124,7 @@ def _header(path: Path) -> tuple[list[str], str]:
     if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"there is no file {path}{hint}")
+        raise UserError(f"there is no file {path}{hint or '; give a table of predictions (CSV)'}")
     if path.is_dir():
         raise UserError(f"{path} is a directory, and a table of predictions is a CSV file")
     opened = gzip.open if path.suffix == ".gz" else open

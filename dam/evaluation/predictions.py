@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.evaluation.auc import Array
 from dam.files import atomic_path
 
@@ -117,7 +117,7 @@ def read_predictions(path: Path | str) -> Predictions:
     except FileNotFoundError as error:
         raise UserError(f"there is no predictions file {path}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a CSV table: {error}") from error
+        raise UserError(f"{path} cannot be read as a CSV table ({in_a_line(error)}); put back a copy of it") from error
     return from_frame(frame, str(path))
 
 

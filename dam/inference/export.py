@@ -73,8 +73,8 @@ def export(path: Path, wish: Wish) -> Export:
     images, source = _images(run, wish, validation)
     facts = describe(run, recipe, calibration, wish.precision)
     work = out.parent / f".{out.name}.{os.getpid()}.partial"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work.mkdir()
+    fresh = not out.parent.exists()
+    work.mkdir(parents=True)
     try:
         graph = ExportGraph(recipe, calibration, half=wish.precision == "fp16")
         files = export_formats.write(wish.form, work / out.name, graph, recipe, facts)
@@ -92,6 +92,8 @@ def export(path: Path, wish: Wish) -> Export:
         files = [_moved(file, out.parent / file.name) for file in files]
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if fresh and not any(out.parent.iterdir()):  # nothing came of it
+            out.parent.rmdir()
     if wish.form == "onnx":
         files.append(_write_runner(out))
     return Export(tuple(files), recipe.model, recipe.labels, len(recipe.parts), checked, tuple(lines))

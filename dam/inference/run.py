@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from dam.compose import from_yaml
+from dam.compose import read_config
 from dam.config import Config
 from dam.errors import UserError
 from dam.evaluation.calibration import Blend
@@ -292,7 +292,7 @@ def _open(path: Path, config: Config, device: Device) -> LoadedRun:
                 f"the weights {part.weights} cannot be read (no such file); the run is incomplete or damaged"
             )
     file = path / METADATA / ENCODING
-    encoding = MetadataEncoding.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+    encoding = MetadataEncoding.from_json(file.read_text("utf-8", "replace")) if file.is_file() else None
     return LoadedRun(path, config, labels, _channels(parts, config), device, parts, _blends(path), encoding)
 
 
@@ -300,7 +300,7 @@ def _config(path: Path) -> Config:
     file = path / "config.yaml"
     if not file.is_file():
         raise UserError(f"{path} is no run directory: it has no config.yaml; give the folder that `dam train` printed")
-    config = from_yaml(file.read_text(encoding="utf-8"), str(file))
+    config = read_config(file)
     if not any((path / "predictions" / f"{split}.csv").is_file() for split in ("val", "test")):
         raise UserError(f"{path} is not finished: it has no predictions yet; go on with `{resume_command(path)}`")
     return config

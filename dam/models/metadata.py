@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from dam.config import MetadataConfig
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.models.backbones import seeded
 
 MISSING_WORDS = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "unknown"})  # in lower case
@@ -86,7 +86,9 @@ class MetadataEncoding:
             entries = json.loads(text)["columns"]
             return MetadataEncoding(tuple(ColumnEncoding(**{**e, "words": tuple(e["words"])}) for e in entries))
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the metadata encoding is damaged ({error}); the run is incomplete or damaged") from error
+            raise UserError(
+                f"the run's metadata/encoding.json is damaged ({in_a_line(error)}); put back a copy of it"
+            ) from error
 
 
 def fit_encoding(columns: Sequence[str], training: Mapping[str, Sequence[Any]]) -> MetadataEncoding:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 
 log = logging.getLogger("dam")
 
@@ -43,15 +44,27 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for damaged or unsafe pickles
-            line = (str(error).strip().splitlines() or [""])[0][:160]
             raise UserError(
-                f"{path} cannot be loaded safely ({line}). It is damaged or holds more than tensors and plain values; "
-                "load it where you trust it, keep its tensors, and save them with safetensors.torch.save_file"
+                f"{path} cannot be loaded safely ({why_not_loaded(error)}). It is damaged or holds more than tensors "
+                "and plain values; load it where you trust it, keep its tensors, and save them with "
+                "safetensors.torch.save_file"
             ) from error
     state = _tensors(content)
     if not state:
         raise UserError(f"{path} holds no tensors under any of: top level, {', '.join(_CONTAINERS)}")
     return {_unwrapped(name): tensor for name, tensor in state.items()}
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Why ``torch.load(weights_only=True)`` refused a file, without torch's advice to load it all the same."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named:
+        return f"it asks for {named[1]}, which no tensor needs"
+    if "weights only load failed" in str(error).lower():
+        return "it holds more than tensors and plain values, or is damaged"
+    if isinstance(error, EOFError):
+        return "it is empty or cut off"
+    return "it is no file of torch.save" if isinstance(error, LookupError) else in_a_line(error)
 
 
 def load_file(model: nn.Module, path: str, in_chans: int) -> None:

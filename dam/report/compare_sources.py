@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dam.errors import UserError
 from dam.evaluation.import_columns import TableForm
 from dam.evaluation.import_table import read_table
 from dam.evaluation.predictions import COLUMNS, Predictions, read_predictions
 from dam.report.compare import Contestant
 from dam.report.evaluated import read_own_settings
+from dam.report.run_files import read_mapping
 
 
 def sides(words: Sequence[str]) -> list[list[Path]]:
@@ -146,8 +145,7 @@ def seed_notes(given: Sequence[Sequence[Path]]) -> list[str]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
+    return read_mapping(path / "config.yaml")
 
 
 def _flat(tree: dict[str, Any], head: str = "") -> dict[str, Any]:

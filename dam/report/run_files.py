@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.evaluation.predictions import Predictions, read_predictions
 from dam.report import history
 
@@ -157,7 +157,7 @@ def _frame(file: Path) -> pd.DataFrame | None:
         text = {"image": str, "patient": str, "study": str, "split": str, "fold": str, "label": str, "model": str}
         return pd.read_csv(file, encoding="utf-8", dtype=text, keep_default_na=True, low_memory=False)
     except ValueError as error:
-        raise UserError(f"{file} is damaged and cannot be read: {error}") from error
+        raise UserError(f"{file} is damaged ({in_a_line(error)}): put back a copy of it") from error
 
 
 def _examples(file: Path) -> list[dict[str, str]]:
@@ -187,9 +187,9 @@ def read_mapping(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is damaged and cannot be read: {error}") from error
+        raise UserError(f"{file} is damaged ({in_a_line(error)}): put back a copy of it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged: it should hold a mapping")
+        raise UserError(f"{file} is damaged: it should hold a mapping; put back a copy of it")
     return content
 
 
@@ -217,5 +217,5 @@ def _stage(folder: Path, part: str) -> Stage:
         try:
             metrics = pd.read_csv(file, encoding="utf-8")
         except ValueError as error:  # an empty or cut file
-            raise UserError(f"{file} is damaged and cannot be read: {error}") from error
+            raise UserError(f"{file} is damaged ({in_a_line(error)}): put back a copy of it") from error
     return Stage(part, label, facts, metrics)

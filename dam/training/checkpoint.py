@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.files import atomic_write_bytes
+from dam.models.weights import why_not_loaded
 
 log = logging.getLogger("dam")
 
@@ -45,7 +46,7 @@ def load(folder: Path) -> dict[str, Any] | None:
                 return state
             reason = f"checksum of {broken}"
         except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = why_not_loaded(error)
         log.warning("checkpoint %s cannot be used (%s); trying the one before", path, reason)
     return None
 
@@ -73,4 +74,6 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(path)
         return state
     except (OSError, SafetensorError) as error:
-        raise UserError(f"the weights {path} cannot be read ({error}); the run is incomplete or damaged") from error
+        raise UserError(
+            f"the weights {path} cannot be read ({in_a_line(error)}): put back a copy of the file, or train anew"
+        ) from error

@@ -22,7 +22,7 @@ ENCODING = "encoding.json"  # in <run>/metadata, beside the stages
 
 def load_encoding(run: RunDirectory) -> MetadataEncoding:
     """The encoding of a run with metadata stages. Raises ``UserError`` if it is damaged."""
-    return MetadataEncoding.from_json((run.path / METADATA / ENCODING).read_text(encoding="utf-8"))
+    return MetadataEncoding.from_json((run.path / METADATA / ENCODING).read_text(encoding="utf-8", errors="replace"))
 
 
 def tools_of(planned: PlannedStage, tools: StageTools) -> StageTools:

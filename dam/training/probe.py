@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 
 from dam.files import atomic_write_text
+from dam.report.run_files import read_mapping
 from dam.training.networks import disease_network
 from dam.training.plan import PlannedStage, probe_rates
 from dam.training.stage import Stage, StageTools
@@ -26,7 +27,7 @@ def probe_rate(planned: PlannedStage, tools: StageTools) -> float:
     """
     found = planned.spec.folder / "probe.json"
     if found.exists():
-        return float(json.loads(found.read_text(encoding="utf-8"))["lr"])
+        return float(read_mapping(found)["lr"])
     steps = min(planned.spec.steps, max(_LEAST_STEPS, round(_SHARE * planned.spec.steps)))
     seen = {}
     for rate in probe_rates(planned.spec.objective):

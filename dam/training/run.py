@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from dam.compose import from_yaml, to_yaml
+from dam.compose import read_config, to_yaml
 from dam.config import Config
 from dam.files import atomic_write_text
 from dam.training import crossval, outoffold, rundir, single
@@ -43,7 +43,7 @@ def resume(run_dir: Path, overrides: list[str], command: list[str]) -> RunResult
     lengthen its open part."""
     run = rundir.open_run(run_dir)
     try:
-        before = from_yaml(run.config_file.read_text(encoding="utf-8"))
+        before = read_config(run.config_file)
         cfg = accept_changes(run, before, overrides)
         if run.finished():
             return _finished(run, before, cfg)

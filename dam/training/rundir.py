@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import IO, Any
 
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.files import atomic_write_text
 from dam.training import checkpoint
 
@@ -45,7 +45,13 @@ class RunDirectory:
         atomic_write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
     def read_json(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
+        """What a JSON file of the run holds. Raises ``UserError`` if it is damaged."""
+        file = self.path / name
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            reason = in_a_line(error)
+            raise UserError(f"{file} is damaged ({reason}); put back a copy of it, or start a new run") from error
 
     def progress(self, state: str, **where: Any) -> None:
         """Say in progress.json where the run stands: ``running``, ``interrupted``, ``failed`` or ``done``.
@@ -64,7 +70,11 @@ class RunDirectory:
 
     def finished(self) -> bool:
         """Whether the run has come to its end, report included."""
-        return (self.path / "progress.json").exists() and self.read_json("progress.json")["state"] == "done"
+        file = self.path / "progress.json"
+        stored = self.read_json(file.name) if file.exists() else {"state": None}
+        if not isinstance(stored, dict) or "state" not in stored:
+            raise UserError(f"{file} is damaged: it holds no state; remove it and resume again")
+        return bool(stored["state"] == "done")
 
     @staticmethod
     def stage_done(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -278,7 +277,7 @@ def _form_words(form: str) -> str:
 
 def mean_val_auc(run: RunDirectory) -> float:
     """The mean validation AUC of the second part's model, or of the warm start where there is no second part."""
-    rows = json.loads((run.path / "report" / "auc.json").read_text(encoding="utf-8"))["auc"]
+    rows = run.read_json("report/auc.json")["auc"]
     means = {row["model"]: row["auc"] for row in rows if row["split"] == "val" and row["label"] == "mean"}
     chosen: Sequence[str] = [model for model in HEADLINE if model in means]
     value = means[chosen[0]] if chosen else None

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from dam.compose import from_yaml, value_at
+from dam.compose import read_config, value_at
 from dam.config import Config
 from dam.data import fingerprint
 from dam.data.table import ImageTable
 from dam.errors import UserError
 from dam.files import atomic_path, atomic_write_text
+from dam.report.run_files import read_mapping
 from dam.training.plan import WARM_START, PlannedStage
 from dam.training.rundir import DONE, RunDirectory, fold_folder, resume_command
 from dam.training.stage import StageTools
@@ -38,7 +39,8 @@ def check_source(cfg: Config, table: ImageTable) -> None:
         return
     source = Path(cfg.warm_start.run)
     if not (source / "config.yaml").is_file():
-        raise UserError(f"warm_start.run={source} is no run directory: it has no config.yaml")
+        raise UserError(f"warm_start.run={source} is no run directory: it has no config.yaml; "
+                        "give the folder that `dam train` printed")  # fmt: skip
     if not (source / WARM_START / DONE).is_file():
         if fold_folder(source, 0).is_dir():
             raise UserError(
@@ -48,15 +50,15 @@ def check_source(cfg: Config, table: ImageTable) -> None:
         raise UserError(
             f"warm_start.run={source} has no finished warm start; continue it with `{resume_command(source)}`"
         )
-    other = from_yaml((source / "config.yaml").read_text(encoding="utf-8"))
+    other = read_config(source / "config.yaml")
     for key in ("model.name", "model.mean", "model.std", "image_size", "data.colour", "data.fit"):
         theirs, ours = value_at(other, key), value_at(cfg, key)
         if theirs != ours:
             raise UserError(f"warm_start.run={source} was trained with {key}={theirs}, this config says {ours}")
-    facts = json.loads((source / WARM_START / DONE).read_text(encoding="utf-8"))
-    if facts["labels"] != list(table.labels):
+    facts = read_mapping(source / WARM_START / DONE)
+    if facts.get("labels") != list(table.labels):
         raise UserError(
-            f"warm_start.run={source} was trained on the labels {', '.join(facts['labels'])}, "
+            f"warm_start.run={source} was trained on the labels {', '.join(facts.get('labels') or ['?'])}, "
             f"this run has {', '.join(table.labels)}"
         )
     if cfg.data.leakage == "refuse":
@@ -96,7 +98,7 @@ def obtain(planned: PlannedStage, tools: StageTools, shared: Path | None, train:
 
 
 def _copy(source: Path, folder: Path) -> None:
-    facts = json.loads((source / WARM_START / DONE).read_text(encoding="utf-8"))
+    facts = read_mapping(source / WARM_START / DONE)
     folder.mkdir(parents=True, exist_ok=True)
     for name in _FILES[:-1]:
         with atomic_path(folder / name) as temporary:

@@ -77,5 +77,5 @@ def is_archive(name: str | Path) -> bool:
 def item_number(item: str, count: int) -> int:
     """An item's number, 0 to ``count - 1``. Raises ``ItemError``."""
     if not (item.isascii() and item.isdecimal()) or int(item[:20]) >= count:
-        raise ItemError(f"the container has items 0 to {count - 1}")
+        raise ItemError(f"the container has items 0 to {count - 1}" if count else "the container has no items")
     return int(item)

@@ -167,7 +167,8 @@ def _header_fault(header: bytes, position: int, size: int, path: str, number: in
         return f"{place}, is cut off within its header: the file was not copied whole, get it again."
     if masked_crc32c(header[:8]) != int.from_bytes(header[8:], "little"):
         if number == 0:
-            return f"{path} is no TFRecord file, or its beginning is damaged (wrong checksum of the first length)."
+            return (f"{path} is no TFRecord file, or its beginning is damaged (wrong checksum of the first length): "
+                    "get it again.")  # fmt: skip
         return f"{place}, has a length with a wrong checksum: the file is damaged from there on, get it again."
     length = int.from_bytes(header[:8], "little")
     left = size - position - _HEADER - 4

@@ -72,5 +72,5 @@ def _class_names(path: Path) -> list[str]:
         return list(CLASSES)
     names = path.read_text("utf-8", "replace").split()
     if len(names) != len(CLASSES):
-        raise UserError(f"{path} holds {len(names)} class names, not {len(CLASSES)}.")
+        raise UserError(f"{path} holds {len(names)} class names, not {len(CLASSES)}: unpack stl10_binary.tar.gz again.")
     return names

@@ -71,7 +71,7 @@ def find_table(path: str, root: Path | None, key: str) -> Path:
         raise UserError(f"{key}={path} is a folder, not a file: name the table in it{inside}.")
     where = "" if given.is_absolute() else f" (looked in {root} and in the working folder)"
     near = _like(given)
-    raise UserError(f"{key}={path} does not exist{where}{f'; did you mean {near}?' if near else '.'}")
+    raise UserError(f"{key}={path} does not exist{where}{f'; did you mean {near}?' if near else ': correct the path.'}")
 
 
 def _like(path: Path) -> str:
