@@ -187,3 +187,15 @@ def test_rates_of_a_draw_are_those_of_its_cases_repeated() -> None:
         rows = np.repeat(np.arange(60), weights[patients, r].astype(int))
         counts = confusion(y[rows], scores[rows], 0.2)
         assert found[:, r] == pytest.approx([getattr(counts, name) for name in RATES])
+
+
+def test_perfect_separation_gets_exact_intervals_of_sensitivity_and_specificity() -> None:
+    test, val = table(0, labels=("L",)), table(1, labels=("L",))
+    apart = test.with_scores("auc", np.where(test.targets == 1, 5.0, -5.0) + 0.1 * test.scores["auc"])
+    found = assess(apart, val, None, CFG)
+    rows = {r.model: r for r in found.operating if r.main}
+    exact, usual = rows["auc"], rows["ce"]
+    assert (exact.interval, usual.interval) == ("Clopper-Pearson", "Wilson")
+    assert exact.sensitivity == exact.specificity == 1
+    n_pos = exact.tp + exact.fn
+    assert exact.sensitivity_low == pytest.approx(0.025 ** (1 / n_pos)) and exact.sensitivity_high == 1

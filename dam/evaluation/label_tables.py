@@ -22,7 +22,7 @@ from dam.evaluation.curves import (
 )
 from dam.evaluation.fitted import LabelFit
 from dam.evaluation.net_benefit import decision_curve
-from dam.evaluation.operating import confusion, predictive_values, wilson
+from dam.evaluation.operating import clopper_pearson, confusion, predictive_values, wilson
 from dam.evaluation.rows import (
     CalibrationRow,
     DensityRow,
@@ -162,7 +162,9 @@ def _operating(case: Case, chosen: tuple[str, float], cfg: EvaluationConfig, dra
     # without a threshold nothing is counted, so that every rate is NaN
     counts = confusion(case.y[:0] if undefined else case.y, case.scores[:0] if undefined else case.scores, threshold)
     tp, fp, fn, tn = counts.tp, counts.fp, counts.fn, counts.tn
-    wilsons = {
+    # At an AUC of 1 nothing else can carry the uncertainty, so the exact interval stands in for Wilson's.
+    binomial, named = (clopper_pearson, "Clopper-Pearson") if _separated(case) else (wilson, "Wilson")
+    shares = {
         "sensitivity": (tp, tp + fn),
         "specificity": (tn, tn + fp),
         "ppv": (tp, tp + fp),
@@ -170,8 +172,8 @@ def _operating(case: Case, chosen: tuple[str, float], cfg: EvaluationConfig, dra
         "accuracy": (tp + tn, counts.n),
     }
     fields: dict[str, float] = {}
-    for name, (k, whole) in wilsons.items():
-        low, high = wilson(k, whole)
+    for name, (k, whole) in shares.items():
+        low, high = binomial(k, whole)
         if drawn:
             interval = drawn[name].interval()
             low, high = interval.low, interval.high
@@ -201,9 +203,15 @@ def _operating(case: Case, chosen: tuple[str, float], cfg: EvaluationConfig, dra
         prevalence_at=at,
         ppv_at=ppv_at,
         npv_at=npv_at,
-        interval="" if undefined else "patient bootstrap" if drawn else "Wilson",
+        interval="" if undefined else "patient bootstrap" if drawn else named,
         note=note or _odd_counts(tp, fp, fn, tn),
     )
+
+
+def _separated(case: Case) -> bool:
+    """Whether every positive of this table lies above every negative."""
+    lowest = case.scores[case.y == 1].min(initial=np.inf)
+    return bool(np.isfinite(lowest) and lowest > case.scores[case.y == 0].max(initial=-np.inf))
 
 
 def _odd_counts(tp: int, fp: int, fn: int, tn: int) -> str:

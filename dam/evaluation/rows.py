@@ -63,7 +63,8 @@ class OperatingRow:
     ``rule``: "youden", "f1", "sensitivity >= 0.9", "cost 1", "specificity >= 0.9", or "not chosen" (then all numbers
     are NaN and ``note`` says why). ``main``: the rule of the config (one row a label and model); the others are extra.
     ``threshold`` is a raw score (a logit in dam's own tables). ``ppv_at``, ``npv_at``: at ``prevalence_at`` (Bayes; NaN
-    where no prevalence was stated). ``interval``: "Wilson" or "patient bootstrap" (where patients have several units).
+    where no prevalence was stated). ``interval``: "Wilson", "Clopper-Pearson" (at an AUC of 1)
+    or "patient bootstrap" (where patients have several units).
     """
 
     label: str
