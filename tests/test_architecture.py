@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "dam"
 HEAVY = ("torch", "pandas", "timm", "hydra", "omegaconf", "albumentations", "matplotlib", "sklearn", "scipy", "numpy")
-FLOOR = {"config", "errors", "files", "schema", "compose", "overrides", "config_checks", "config_files"}
+FLOOR = {"config", "config_data", "errors", "files", "schema", "compose", "overrides", "config_checks", "config_files"}
 # Room -> the rooms of dam it may import.
 MAY = {
     "evaluation": FLOOR,
@@ -21,9 +21,13 @@ MAY = {
     "models": FLOOR,
     "training": FLOOR | {"evaluation", "objectives", "data", "models", "report"},
     "report": FLOOR | {"evaluation"},
+    "pretraining": FLOOR | {"evaluation", "objectives", "data", "models", "training", "report"},
     "inference": FLOOR | {"evaluation", "objectives", "data", "models", "training", "report"},
+    "studies": FLOOR
+    | {"evaluation", "objectives", "data", "models", "training", "pretraining", "inference", "report", "sweep"},
     "commands": FLOOR
-    | {"evaluation", "objectives", "data", "models", "training", "inference", "report", "sweep", "cli"},
+    | {"evaluation", "objectives", "data", "models", "training", "inference", "report", "sweep", "cli"}
+    | {"pretraining", "studies"},
 }
 
 

@@ -19,7 +19,8 @@ from dam import report
 from dam.commands.train import run as train_command
 from dam.errors import UserError
 from dam.training import run as run_module
-from dam.training.stage import NonFiniteLoss, Stage
+from dam.training.loop import NonFiniteLoss
+from dam.training.stage import Stage
 
 CONTROL = ("control=ce",)
 

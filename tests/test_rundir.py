@@ -14,7 +14,7 @@ import torch
 from dam.errors import UserError
 from dam.files import atomic_path, atomic_write_text, slugs
 from dam.training import checkpoint, rundir, selection
-from dam.training.metrics import MetricsFile
+from dam.training.metrics import MetricsFile, columns_of
 
 
 def test_two_runs_in_one_second_do_not_share_a_directory(tmp_path, monkeypatch) -> None:
@@ -124,14 +124,14 @@ def test_selection_smooths_over_three_and_never_takes_nan() -> None:
 
 
 def test_metrics_file_is_cut_back_to_the_checkpoint(tmp_path) -> None:
-    metrics = MetricsFile(tmp_path, ("a", "b"))
+    metrics = MetricsFile(tmp_path, columns_of(("a", "b")))
     metrics.add({"step": 1, "epoch": 0.1, "val_auc": 0.1 + 0.2, "val_auc/b": math.nan}, 1.0, 2.0)
     state = metrics.state_dict()
     state = {key: [list(row) for row in rows] for key, rows in state.items()}
     expected = (tmp_path / "metrics.csv").read_text()
     metrics.add({"step": 2, "epoch": 0.2, "a3": 1.5}, 1.0, 2.0)
     assert metrics.column("a3") == [1.5]
-    again = MetricsFile(tmp_path, ("a", "b"))
+    again = MetricsFile(tmp_path, columns_of(("a", "b")))
     again.load_state_dict(state)
     assert again.column("a3") == []
     again.add({"step": 2, "epoch": 0.2, "a3": 1.5}, 9.0, 2.0)

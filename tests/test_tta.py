@@ -19,15 +19,14 @@ from dam.data.augment import Augment
 from dam.errors import UserError
 from dam.evaluation.predictions import read_predictions
 from dam.schema import ConfigError
-from dam.training import predict, single, tta
-from dam.training import run as run_module
+from dam.training import predict, run as run_module, single, tta
 from dam.training.inputs import in_order
 from dam.training.interrupt import StopRequest
+from dam.training.loop import StageTools
 from dam.training.module import Network
 from dam.training.networks import trained_network
 from dam.training.plan import make_plan
 from dam.training.rundir import RunDirectory
-from dam.training.stage import StageTools
 from dam.training.tracking import Trackers
 
 WORDS = ("auc.labels=[Edema]", "warm_start.steps=2", "auc.steps=2", "tta=3")

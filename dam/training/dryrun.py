@@ -17,11 +17,12 @@ from dam.training import tracking
 from dam.training.device import Device
 from dam.training.inputs import on_paper
 from dam.training.interrupt import StopRequest
+from dam.training.loop import StageTools
 from dam.training.metadata import tools_of
 from dam.training.networks import new_network, untrained_network
 from dam.training.plan import WARM_START, PlannedStage, make_plan
 from dam.training.rundir import RunDirectory
-from dam.training.stage import Stage, StageTools
+from dam.training.stage import Stage
 
 _STEPS = 3  # the first pays for warming up
 

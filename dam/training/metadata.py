@@ -12,10 +12,10 @@ from torch import nn
 
 from dam.files import atomic_write_text
 from dam.models.metadata import MetadataEncoding, MetadataNetwork
+from dam.training.loop import StageTools
 from dam.training.module import Network
 from dam.training.plan import METADATA, PlannedStage, learned_encoding
 from dam.training.rundir import RunDirectory
-from dam.training.stage import StageTools
 
 ENCODING = "encoding.json"  # in <run>/metadata, beside the stages
 

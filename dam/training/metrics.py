@@ -32,13 +32,17 @@ COLUMNS = (
 )
 
 
+def columns_of(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of a stage that learns ``labels``."""
+    return COLUMNS + (tuple(f"val_auc/{label}" for label in labels) if len(labels) > 1 else ())
+
+
 class MetricsFile:
     """The rows of a stage, one an evaluation, rewritten whole and atomically each time."""
 
-    def __init__(self, folder: Path, labels: tuple[str, ...], more: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, columns: tuple[str, ...]) -> None:
         self._folder = folder
-        per_label = tuple(f"val_auc/{label}" for label in labels) if len(labels) > 1 else ()
-        self._columns = COLUMNS + per_label + more
+        self._columns = columns
         self._rows: list[list[str]] = []
         self._timing: list[list[str]] = []
 

@@ -19,10 +19,13 @@ class Monitor:
         self._stream = None if margin is None else StreamMonitor(labels, margin, hinge).to(device)
         self._batches = self._one_class = 0
 
-    def add_loss(self, loss: Tensor, counts: Tensor) -> None:
-        """``counts`` (2, K) on the CPU: a batch in which a label lacks a class is counted."""
+    def add_loss(self, loss: Tensor) -> None:
+        """The loss of a whole batch."""
         self._loss += loss.detach()
         self._batches += 1
+
+    def add_counts(self, counts: Tensor) -> None:
+        """``counts`` (2, K) of a whole batch, on the CPU: one in which a label lacks a class is counted."""
         self._one_class += int((counts == 0).any())
 
     def add_scores(self, scores: Tensor, targets: Tensor) -> None:

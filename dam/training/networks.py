@@ -8,10 +8,10 @@ from dam.config import Config
 from dam.models.backbones import InputNormalization, build_model, input_statistics, keep_head, redraw_head
 from dam.training import checkpoint
 from dam.training.device import Device
+from dam.training.loop import StageTools
 from dam.training.metadata import new_metadata_network
 from dam.training.module import Network
 from dam.training.plan import WARM_START, PlannedStage
-from dam.training.stage import StageTools
 
 
 def bare_network(cfg: Config, device: Device, channels: int, outputs: int, weights: str | None) -> Network:

@@ -15,8 +15,8 @@ from dam.files import slugs
 from dam.models.metadata import MetadataEncoding, fit_encoding
 from dam.objectives import OBJECTIVES, resolve_form
 from dam.training.inputs import Inputs
+from dam.training.loop import StageSpec
 from dam.training.rundir import RunDirectory
-from dam.training.stage import StageSpec
 
 WARM_START, METADATA = "warm_start", "metadata"
 

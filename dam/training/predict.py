@@ -13,18 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from dam.evaluation.calibration import blend_tables
-from dam.evaluation.predictions import Predictions, make_predictions
-from dam.evaluation.predictions import write_predictions as write_table
+from dam.evaluation.predictions import Predictions, make_predictions, write_predictions as write_table
 from dam.files import atomic_path, atomic_write_text
 from dam.models.metadata import mix_scores
 from dam.training import tta
 from dam.training.inputs import Inputs
+from dam.training.loop import StageTools
 from dam.training.metadata import tools_of
 from dam.training.module import Network, infer
 from dam.training.networks import trained_network
 from dam.training.plan import METADATA, WARM_START, PlannedStage
 from dam.training.rundir import RunDirectory
-from dam.training.stage import StageTools
 
 log = logging.getLogger("dam")
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from dam.files import atomic_write_text
 from dam.report.run_files import read_mapping
+from dam.training.loop import StageTools
 from dam.training.networks import disease_network
 from dam.training.plan import PlannedStage, probe_rates
-from dam.training.stage import Stage, StageTools
+from dam.training.stage import Stage
 from dam.training.tracking import Trackers
 
 log = logging.getLogger("dam")

@@ -31,6 +31,7 @@ from dam.training.examples import write_examples
 from dam.training.failures import explained
 from dam.training.inputs import Inputs, on_paper
 from dam.training.interrupt import Interrupted, StopRequest
+from dam.training.loop import StageTools
 from dam.training.metadata import tools_of
 from dam.training.networks import disease_network
 from dam.training.plan import WARM_START, PlannedStage, make_plan
@@ -38,7 +39,7 @@ from dam.training.predict import write_images, write_predictions
 from dam.training.probe import probe_rate
 from dam.training.progress import attach_log, detach_log
 from dam.training.rundir import RunDirectory, resume_command
-from dam.training.stage import Stage, StageTools
+from dam.training.stage import Stage
 
 HEADLINE = ("auc", "focal", "ce", "warm_start")  # the first that a run has is its result
 OVERFIT_STEPS = 200  # of debug=overfit, where an epoch is one batch

@@ -21,9 +21,9 @@ from dam.data.table import ImageTable
 from dam.errors import UserError
 from dam.files import atomic_path, atomic_write_text
 from dam.report.run_files import read_mapping
+from dam.training.loop import StageTools
 from dam.training.plan import WARM_START, PlannedStage
 from dam.training.rundir import DONE, RunDirectory, fold_folder, resume_command
-from dam.training.stage import StageTools
 
 log = logging.getLogger("dam")
 
