@@ -115,8 +115,7 @@ def _drop_foreign(node: Any) -> None:
 @lru_cache(maxsize=256)
 def _hydra_compose(picked: tuple[tuple[str, str], ...]) -> tuple[Any, dict[str, str]]:
     """Hydra's composition of ``configs/train.yaml`` with these choices -> (tree, choice of every mount)."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    from hydra import compose as hydra_compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import open_dict
@@ -172,7 +171,7 @@ def _put(tree: Any, key: str, node: Any) -> None:
 
 
 def _only_in_sweeps(setting: Setting) -> bool:
-    return setting.sweep is not None or setting.kind == "hydra" or setting.key == "sweep"
+    return setting.sweep is not None or setting.kind == "hydra" or setting.key in ("sweep", "sweep.resume")
 
 
 def _not_alone(setting: Setting) -> Fault:

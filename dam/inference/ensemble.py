@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dam.errors import UserError
-from dam.evaluation.ensemble import ENSEMBLE as COLUMN
-from dam.evaluation.ensemble import Mixture
+from dam.evaluation.ensemble import ENSEMBLE as COLUMN, Mixture
 from dam.evaluation.predictions import read_predictions
 from dam.inference.run import LoadedRun, Scores, load_run
 from dam.report.run_files import ENSEMBLE

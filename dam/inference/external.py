@@ -20,8 +20,7 @@ from dam.data.steps import drop_unknown, keep_views
 from dam.data.store import ImageStore, default_store_dir, open_store
 from dam.data.table import ImageTable, check_rows, counted, named
 from dam.errors import UserError
-from dam.evaluation.predictions import Predictions, make_predictions
-from dam.evaluation.predictions import write_predictions as write_table
+from dam.evaluation.predictions import Predictions, make_predictions, write_predictions as write_table
 from dam.files import atomic_path, atomic_write_text
 from dam.inference.run import LoadedRun
 from dam.training.inputs import Inputs
