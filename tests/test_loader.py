@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +19,10 @@ from PIL import Image
 
 from dam.config import AugmentConfig, DataConfig, SamplerConfig
 from dam.data.augment import Augment
-from dam.data.loader import Batch, Loader
+from dam.data.handover import HandOver
+from dam.data.loader import PREFETCH, Batch, Loader
 from dam.data.sampling import Draw, make_sampler
-from dam.data.store import ImageStore, open_store
+from dam.data.store import FORMAT, ImageStore, open_store
 from dam.data.table import ImageTable
 from dam.errors import UserError
 
@@ -76,6 +82,97 @@ def test_threads_do_not_matter(store: ImageStore) -> None:
     assert sum(differ) > N / 2
 
 
+FLIPS_AND_WARP = [
+    {"name": "HorizontalFlip", "p": 0.5},
+    {"name": "Affine", "rotate": [-30, 30], "translate_percent": [-0.2, 0.2], "p": 0.7},
+    {"name": "RandomBrightnessContrast", "p": 0.5},
+]
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("rest", [[], [{"name": "GaussNoise", "p": 0.5}]])
+def test_an_image_does_not_depend_on_its_batch(store: ImageStore, there: bool, rest: list[dict[str, object]]) -> None:
+    if there and rest:
+        return
+    augment = Augment(AugmentConfig([*FLIPS_AND_WARP, *rest]), SIZE, 3)
+
+    def images(workers: int, size: int) -> torch.Tensor:
+        order = np.random.default_rng(size).permutation(N)
+        plan = [Draw(rows, rows % 4) for rows in np.split(order, range(size, N, size))]
+        made = Loader(store, np.arange(N), TARGETS, augment, np.arange(N), workers, augment_there=there).batches(plan)
+        return torch.cat([batch.images for batch in made])[torch.from_numpy(order.argsort())]
+
+    expected = images(0, N)
+    for workers, size in ((0, 1), (1, 7), (3, 20)):
+        assert torch.equal(images(workers, size), expected)
+    assert not torch.equal(expected, torch.from_numpy(store.take(np.arange(N))))
+
+
+def test_on_the_device_the_same_draws_give_nearly_the_same_images(store: ImageStore) -> None:
+    augment = Augment(AugmentConfig(FLIPS_AND_WARP), SIZE, 3)
+    here, there = (
+        torch.cat([batch.images for batch in Loader(*args, 2, augment_there=flag).batches(draws())]).int()
+        for flag in (False, True)
+        for args in [(store, np.arange(N), TARGETS, augment, np.arange(N))]
+    )
+    assert (here - there).abs().max() <= 2  # noise, interpolated: one level, times the contrast
+    assert (here != there).float().mean() < 0.02
+    with pytest.raises(ValueError, match="one warp"):
+        noise = Augment(AugmentConfig([{"name": "GaussNoise"}]), SIZE, 1)
+        Loader(store, np.arange(N), TARGETS, noise, np.arange(N), 0, augment_there=True)
+
+
+def test_on_the_host_nothing_is_copied_to_hand_it_over() -> None:
+    images = torch.zeros(2, 4, 4, 1, dtype=torch.uint8)
+    assert HandOver(torch.device("cpu"))(images, None) is images
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("there", [False, True])
+def test_batches_arrive_on_the_gpu(store: ImageStore, there: bool) -> None:
+    augment = Augment(AugmentConfig(FLIPS_AND_WARP), SIZE, 3)
+    args = (store, np.arange(N), TARGETS, augment, np.arange(N), 2)
+    here = Loader(*args, augment_there=there).batches(draws())
+    for a, b in zip(here, Loader(*args, torch.device("cuda"), there).batches(draws()), strict=True):
+        assert b.images.is_cuda
+        assert b.targets.is_pinned()
+        assert (a.images.int() - b.images.cpu().int()).abs().max() <= 2 * there
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_draws_are_asked_for_as_they_are_needed(store: ImageStore, workers: int) -> None:
+    asked = []
+
+    def endless() -> Iterator[Draw]:
+        for number in count():
+            asked.append(number)
+            yield Draw(np.arange(4), np.full(4, number))
+
+    with closing(loader(store, workers).batches(endless())) as batches:
+        for _ in range(5):
+            next(batches)
+    assert 5 <= len(asked) <= 5 + PREFETCH
+
+
+@pytest.mark.parametrize(("size", "announced"), [(64, 0), (160, 6)])
+def test_all_but_tiny_rows_are_announced_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, announced: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, size, size, 1), dtype=np.uint8)
+    pixels.tofile(tmp_path / "gray.u8")
+    names = [str(row) for row in range(9)]
+    index = {"format": FORMAT, "size": size, "channels": 1, "file": "gray.u8", "locators": names, "digests": names}
+    (tmp_path / "index.json").write_text(json.dumps(index | {"skipped": {}, "remarks": {}}))
+    calls: list[tuple[str, int]] = []
+    read = os.preadv
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, count, what: calls.append(("announced", start)))
+    monkeypatch.setattr(os, "preadv", lambda *args: calls.append(("read", args[2])) or read(*args))
+    rows = np.array([7, 1, 8, 0, 3, 3])
+    assert np.array_equal(ImageStore(tmp_path).take(rows), pixels[rows])
+    starts = sorted((rows * size * size).tolist())
+    assert calls == [("announced", start) for start in starts[:announced]] + [("read", start) for start in starts]
+
+
 def _rows(batch: Batch) -> list[tuple[int, torch.Tensor]]:
     return list(zip(batch.rows.tolist(), batch.images, strict=True))
 
@@ -84,10 +181,10 @@ class Failing(Augment):
     """Fails on one row of the table."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(AugmentConfig([{"name": "HorizontalFlip"}]), SIZE, 0)
+        super().__init__(AugmentConfig([{"name": "GaussNoise"}]), SIZE, 0)
         self.error = error
 
-    def __call__(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
+    def finish(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
         if index == 107:
             raise self.error
         return image
@@ -105,12 +202,12 @@ def test_closing_stops_everything(store: ImageStore) -> None:
     class Slow(Augment):
         calls = 0
 
-        def __call__(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
+        def finish(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
             Slow.calls += 1
             time.sleep(0.01)
             return image
 
-    slow = Slow(AugmentConfig([{"name": "HorizontalFlip"}]), SIZE, 0)
+    slow = Slow(AugmentConfig([{"name": "GaussNoise"}]), SIZE, 0)
     batches = loader(store, 2, slow).batches(draws())
     next(batches)
     assert _loader_threads()

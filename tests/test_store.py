@@ -80,8 +80,6 @@ def test_rows_are_the_images(tmp_path: Path, cfg: DataConfig, workers: int) -> N
     out = np.empty((2, 16, 16, 1), np.uint8)
     assert store.take(np.array([7, 3]), out) is out
     assert np.array_equal(out, store.take(np.arange(40))[[7, 3]])
-    store._advise = True
-    assert np.array_equal(store.take(rows), pixels)
     with pytest.raises(IndexError):
         store.take(np.array([40]))
     with pytest.raises(ValueError, match="C-contiguous"):

@@ -2,7 +2,8 @@
 
 albumentations merely warns about an argument it does not know, and seeds by the order of calls. Here every name and
 value is checked before training, and each image gets its own stretch of one counter-based generator, whatever thread
-works on it and in whatever order. A pipeline object is used by one thread at a time.
+works on it and in whatever order. The beginning of a pipeline that is one warp does not go through albumentations
+(``geometry.py``). A pipeline object is used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dam.config import AugmentConfig
+from dam.data.geometry import Plan, fuse
+from dam.data.warp import apply
 from dam.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,24 +41,49 @@ _UINT64 = 64
 
 
 class Augment:
-    """A training augmentation: ``augment(image, index, epoch)``, uint8 ``(S, S, C)`` to the same shape and type.
+    """A training augmentation of uint8 images ``(S, S, C)``, which keep shape and type.
 
     The result depends on the image, the seed, ``index`` (which row of the table) and ``epoch`` (which time it is
-    drawn), nothing else. Threads may share it. With no transforms it returns the image itself.
+    drawn), nothing else. Threads may share it. The beginning of the pipeline that is one warp is ``geometry``: drawn
+    and applied to many images at once (``warp``). What is left of it is done by albumentations, image by image
+    (``finish``).
     """
 
     def __init__(self, cfg: AugmentConfig, image_size: int, seed: int) -> None:
         self.image_size = image_size
         self.is_identity = not cfg.train
-        self._entries = cfg.train
-        self._key = np.random.SeedSequence([seed, 0x617567]).generate_state(2, np.uint64)
+        self.geometry, fused = fuse(_build_all(cfg.train), image_size)
+        self._rest = cfg.train[fused:]
+        self.is_one_warp = not self._rest
+        sequence = np.random.SeedSequence([seed, 0x617567])
+        self._key = sequence.generate_state(2, np.uint64)
+        self._warp_key = int(sequence.generate_state(3, np.uint64)[2])
         self._idle: deque[_Pipeline] = deque()  # append and pop are atomic
-        if not self.is_identity:
+        if self._rest:
             self._idle.append(self._pipeline())
 
     def __call__(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
-        """The augmented image. Raises ``UserError`` if the pipeline gives another size or type."""
+        """The augmented image, a new array unless there are no transforms. Raises ``UserError`` as ``finish`` does."""
         if self.is_identity:
+            return image
+        if self.geometry is not None:
+            image = image.copy()
+            self.warp(image[None], np.array([index], np.uint64), np.array([epoch], np.uint64))
+        return self.finish(image, index, epoch)
+
+    def plan(self, indices: np.ndarray, epochs: np.ndarray) -> Plan | None:
+        """What ``geometry`` does to images ``indices`` (n,) in their ``epochs`` (n,)."""
+        return None if self.geometry is None else self.geometry.plan(self._warp_key, indices, epochs)
+
+    def warp(self, images: np.ndarray, indices: np.ndarray, epochs: np.ndarray) -> None:
+        """Apply ``geometry``, if any, to ``images`` (n, S, S, C), C-contiguous, in place."""
+        plan = self.plan(indices, epochs)
+        if plan is not None:
+            apply(plan, images)
+
+    def finish(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
+        """What is left of the pipeline. Raises ``UserError`` if it gives another size or type."""
+        if not self._rest:
             return image
         try:
             pipeline = self._idle.pop()
@@ -72,7 +100,7 @@ class Augment:
         return result
 
     def _pipeline(self) -> _Pipeline:
-        return _Pipeline(_build_all(self._entries), self._key)
+        return _Pipeline(_build_all(self._rest), self._key)
 
 
 def check_augment(
@@ -98,6 +126,24 @@ def check_augment(
         image = _try(f"{key}[{number}]", _build(entry), image)
     if image.shape[:2] != (image_size, image_size) or image.size != noise.size:
         raise UserError(_changed(f"{key} turns an image of {_describe(noise)}", image))
+
+
+def check_on_device(cfg: AugmentConfig, image_size: int, key: str = "augment.train") -> None:
+    """``augment_on=device``: refuse a checked pipeline that is not one warp. ``UserError`` names the transform."""
+    from dam.data.warp_device import can_apply  # it needs torch
+
+    geometry, fused = fuse(_build_all(cfg.train), image_size)
+    if fused < len(cfg.train):
+        raise UserError(
+            f"augment_on=device cannot do {cfg.train[fused]['name']} ({key}[{fused}]): there a pipeline is flips, "
+            "RandomRotate90 and one Affine or one Pad with RandomCrop, then RandomBrightnessContrast. "
+            "Take it out, or set augment_on=cpu."
+        )
+    if geometry is not None and not can_apply(geometry.border):
+        raise UserError(
+            f"augment_on=device knows border_mode 0, 1, 2 and 4 and interpolation 0 and 1, and {key} has "
+            f"{geometry.border.mode} and {geometry.border.interpolation}: change it, or set augment_on=cpu."
+        )
 
 
 # ---------------------------------------------------------------- random numbers

@@ -26,7 +26,7 @@ import numpy as np
 from dam.config import DataConfig
 from dam.data.readers import ImageError, ImageReader
 from dam.data.store_build import MANY_BAD, Builder, Built
-from dam.data.table import counted
+from dam.data.table import Naming, counted
 from dam.errors import UserError
 from dam.files import atomic_write_text
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 Progress = Callable[[int, int], None] | bool
 _INDEX = "index.json"
+_ANNOUNCED = 1 << 14  # bytes a row; less comes along with its neighbours anyway
 _log = logging.getLogger(__name__)
 
 
@@ -63,10 +64,9 @@ class ImageStore:
         self._row_bytes = self.size * self.size * self.channels
         self._row_of = {locator: row for row, locator in enumerate(self.locators)}
         self._file = os.open(path / index["file"], os.O_RDONLY)
+        self._state = _state(self._file)
         weakref.finalize(self, os.close, self._file)
-        self._advise = len(self) * self._row_bytes > _memory_bytes() // 2 and hasattr(os, "posix_fadvise")
-        if self._advise:
-            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
+        self._announce = self._row_bytes >= _ANNOUNCED and hasattr(os, "posix_fadvise")
 
     def __len__(self) -> int:
         return len(self.locators)
@@ -82,9 +82,9 @@ class ImageStore:
     def take(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Copy rows into ``out`` (C-contiguous uint8, n rows) or a new array ``(n, S, S, C)``, in the given order.
 
-        Reads at file offsets, in ascending order, outside the interpreter lock. A store that may not fit into memory
-        first announces the rows to the kernel, which then fetches them in parallel. Raises ``IndexError`` for a row
-        out of range and ``OSError`` if the file ends early.
+        Reads at file offsets, in ascending order, outside the interpreter lock, and maps nothing into memory. All but
+        tiny rows are first announced to the kernel, which fetches what it has not cached in parallel. Raises
+        ``IndexError`` for a row out of range, ``OSError`` if the file ends early or was written to since it was opened.
         """
         rows = np.asarray(rows, np.int64)
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
@@ -93,10 +93,12 @@ class ImageStore:
             out = np.empty((len(rows), self.size, self.size, self.channels), np.uint8)
         if out.nbytes != len(rows) * self._row_bytes or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous with room for {len(rows)} rows of {self._row_bytes} bytes")
+        if _state(self._file) != self._state:
+            raise OSError(f"the image store {self.path} was changed by another program; remove that folder and resume")
         buffer = out.reshape(-1).data
         n, order = self._row_bytes, np.argsort(rows, kind="stable").tolist()
         offsets = (rows * n).tolist()
-        if self._advise:
+        if self._announce:
             for i in order:
                 os.posix_fadvise(self._file, offsets[i], n, os.POSIX_FADV_WILLNEED)
         for i in order:
@@ -146,6 +148,15 @@ def adapt_table(store: ImageStore, table: ImageTable, cfg: DataConfig, notes: Se
     return _check_leakage(store, _without_bad(store, table, cfg), cfg, [*notes, *remarks])
 
 
+def changed_images(before: Path, now: Path) -> list[str]:
+    """Locators whose bytes differ between two stores, or which only one of them has; none if one cannot be read."""
+    try:
+        first, second = (dict(zip(i["locators"], i["digests"], strict=True)) for i in map(_read_index, (before, now)))
+    except (OSError, _Damaged):
+        return []
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
 # ---------------------------------------------------------------- opening and building
 
 
@@ -172,6 +183,8 @@ def _identities(reader: ImageReader, locators: Sequence[str]) -> tuple[list[tupl
 def _read_index(path: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads((path / _INDEX).read_text("utf-8"))
+        if Path(index["file"]).name != index["file"]:
+            raise ValueError(f"{index['file']} leads out of it")
         expected = len(index["locators"]) * index["size"] ** 2 * index["channels"]
         actual = (path / index["file"]).stat().st_size
     except FileNotFoundError:
@@ -181,6 +194,11 @@ def _read_index(path: Path) -> dict[str, Any]:
     if index.get("format") != FORMAT or actual != expected or len(index["digests"]) != len(index["locators"]):
         raise _Damaged(f"its rows have {actual} bytes where the index says {expected}")
     return index
+
+
+def _state(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
 
 
 def _try_open(folder: Path, notes: list[str]) -> ImageStore | None:
@@ -264,13 +282,6 @@ def _reporter(progress: Progress, total: int) -> Iterator[Callable[[int, int], N
         yield report
 
 
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 << 30
-
-
 # ---------------------------------------------------------------- what the images say about the table
 
 
@@ -297,9 +308,8 @@ def _without_bad(store: ImageStore, table: ImageTable, cfg: DataConfig) -> Image
     frame = table.frame[~bad].reset_index(drop=True)
     told = "; ".join(f"{image} ({reason})" for image, reason in list(store.skipped.items())[:10])
     more = f"; and {len(store.skipped) - 10} more" if len(store.skipped) > 10 else ""
-    return table.with_frame(
-        frame, f"data.on_bad_image=skip: {counted(int(bad.sum()), 'row')} left out, unreadable: {told}{more}"
-    )
+    note = f"data.on_bad_image=skip: {counted(int(bad.sum()), 'row')} left out, unreadable"
+    return table.with_frame(frame, Naming(note, f": {told}{more}"))
 
 
 def _check_leakage(store: ImageStore, table: ImageTable, cfg: DataConfig, notes: list[str]) -> ImageTable:
@@ -318,7 +328,7 @@ def _check_leakage(store: ImageStore, table: ImageTable, cfg: DataConfig, notes:
                 f"{found} ({', '.join(pairs)}): a test on training images means nothing. "
                 "Remove them from one of the two, or set data.leakage=allow if you know better."
             )
-        notes.append(f"{found} ({', '.join(pairs)})")
+        notes.append(Naming(found, f" ({', '.join(pairs)})"))
     for note in notes:
         table = table.with_frame(table.frame, note)
     return table
