@@ -12,19 +12,26 @@ from safetensors.torch import save_file
 from dam.config import ModelConfig
 from dam.errors import UserError
 from dam.models.backbones import (
-    InputNormalization,
     build_model,
     check_name,
     head_names,
-    input_statistics,
     keep_head,
     parameter_groups,
     redraw_head,
-    weights_sha256,
+    weights_facts,
 )
+from dam.models.normalization import InputNormalization, input_statistics
 
 CFG = ModelConfig(
-    name="resnet20_cifar", weights=None, drop_rate=0.0, drop_path_rate=0.0, mean=None, std=None, freeze=[], lr_scale={}
+    name="resnet20_cifar",
+    weights=None,
+    drop_rate=0.0,
+    drop_path_rate=0.0,
+    mean=None,
+    std=None,
+    normalization="auto",
+    freeze=[],
+    lr_scale={},
 )
 FAMILIES = [
     ("resnet10t", 64),
@@ -148,14 +155,20 @@ def test_normalization_equals_the_textbook_form() -> None:
         input_statistics(cfg(mean=[0.5, 0.4], std=[0.2, 0.25]), 3)
 
 
+def backbone_sha256(loaded: ModelConfig) -> str:
+    facts = weights_facts(loaded, 32)
+    assert facts is not None
+    return str(facts["sha256"])
+
+
 def test_the_digest_of_initial_weights_is_of_the_backbone_that_was_loaded(tmp_path: Path) -> None:
     drawn = cfg(name="resnet8_cifar")
-    assert weights_sha256(drawn, 32) is None
+    assert weights_facts(drawn, 32) is None
     source = build_model(drawn, 5, 3, 32, seed=3)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     loaded = cfg(name="resnet8_cifar", weights=str(tmp_path / "w.safetensors"))
-    before = weights_sha256(loaded, 32)
+    before = backbone_sha256(loaded)
     save_file(build_model(drawn, 2, 3, 32, seed=3).state_dict(), tmp_path / "w.safetensors")
-    assert weights_sha256(loaded, 32) == before  # another head, the same backbone
+    assert backbone_sha256(loaded) == before  # another head, the same backbone
     save_file(build_model(drawn, 2, 3, 32, seed=4).state_dict(), tmp_path / "w.safetensors")
-    assert weights_sha256(loaded, 32) != before
+    assert backbone_sha256(loaded) != before

@@ -1,4 +1,4 @@
-"""Any timm network with a head of our own: creation, input normalization, head replacement, parameter groups.
+"""Any timm network with a head of our own: creation, weights to begin with, head replacement, parameter groups.
 
 timm is imported inside functions: it takes seconds, and a name can be checked only with it.
 """
@@ -12,17 +12,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from dam.config import ModelConfig
 from dam.errors import UserError
-from dam.models.weights import load_file
+from dam.models.weights_fit import Report, load_file, open_weights
+from dam.models.weights_known import difference, resolved
 
-# Channel means and standard deviations of ImageNet, timm's usual input statistics.
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+log = logging.getLogger("dam")
 
 
 def check_name(name: str) -> None:
@@ -43,8 +43,21 @@ def build_model(cfg: ModelConfig, outputs: int, in_chans: int, image_size: int, 
 
     The backbone is created without a head and the head drawn by ``reset_classifier``: ``create_model`` would draw
     EfficientNet's with a standard deviation (.58) that saturates a sigmoid. Initial values are a function of ``seed``.
-    Weights come from timm (``weights=timm``), from a local file, or are drawn. Raises ``UserError``.
+    Weights come from timm (``weights=timm``), from a local file or run (the log then says what was loaded), or are
+    drawn. Raises ``UserError``.
     """
+    model, report = _begun(cfg, in_chans, image_size, seed)
+    redraw_head(model, outputs, seed)
+    for line in report.lines() if report else ():
+        log.info("weights: %s", line)
+    unlike = difference(cfg, report.expected) if report else None
+    if unlike:
+        log.info("weights: attention: %s", unlike)
+    return model
+
+
+def _begun(cfg: ModelConfig, in_chans: int, image_size: int, seed: int) -> tuple[nn.Module, Report | None]:
+    """The network without a head, with the weights it begins with, and what came of their file if there is one."""
     check_name(cfg.name)
     timm = _timm()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed is said below
@@ -70,27 +83,48 @@ def build_model(cfg: ModelConfig, outputs: int, in_chans: int, image_size: int, 
                 f"the pretrained weights of {cfg.name} could not be fetched ({_first_line(error)}); go on without them "
                 "by model.weights=null, or give a local file by model.weights=PATH"
             ) from error
-    if cfg.weights not in (None, "timm"):
-        load_file(model, cfg.weights, in_chans)
-    redraw_head(model, outputs, seed)
-    return model
+    return model, load_file(model, cfg.weights, in_chans) if _is_file(cfg.weights) else None
 
 
-def weights_sha256(cfg: ModelConfig, image_size: int) -> str | None:
-    """SHA-256 of the backbone that training begins with where ``cfg.weights`` names one, None where it is drawn.
+def _is_file(weights: str | None) -> TypeGuard[str]:
+    return weights not in (None, "timm")
 
-    Over names, shapes and float32 values in the order of names, the head left out, three input channels.
+
+def with_input(cfg: ModelConfig) -> ModelConfig:
+    """``cfg`` with ``normalization=auto`` decided: the input that a weights file of a known family was trained on.
+
+    Mean and standard deviation of that family are filled in where the config has none. Raises ``UserError`` for a file
+    that cannot be read.
+    """
+    open_file = cfg.normalization == "auto" and cfg.mean is None and _is_file(cfg.weights)
+    return resolved(cfg, open_weights(cfg.weights).expected if open_file and cfg.weights else None)
+
+
+def weights_facts(cfg: ModelConfig, image_size: int) -> dict[str, Any] | None:
+    """For environment.json: what training begins with, None where all is drawn.
+
+    ``from`` the config's word; ``sha256`` of the backbone over names, shapes and float32 values in the order of names,
+    the head left out, three input channels; of a file also its own sha256, layout, prefix, and what was left out.
     """
     if cfg.weights is None:
         return None
-    model = build_model(cfg, 1, 3, image_size, 0)
+    model, report = _begun(cfg, 3, image_size, 0)
+    redraw_head(model, 1, 0)
     heads = set(head_names(model))
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name not in heads:
             digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return {"from": cfg.weights, "sha256": digest.hexdigest(), **(report.as_facts() if report else {})}
+
+
+def fit_report(name: str, weights: str, in_chans: int, image_size: int) -> Report:
+    """What ``model.weights=WEIGHTS`` would give the network ``name``, without training. Raises ``UserError``."""
+    cfg = ModelConfig(name, weights, 0.0, 0.0, None, None, "auto", [], {})
+    report = _begun(cfg, in_chans, image_size, 0)[1]
+    assert report is not None
+    return report
 
 
 def check_model(cfg: ModelConfig, image_size: int) -> None:
@@ -132,41 +166,6 @@ def keep_head(model: nn.Module, state: dict[str, Tensor], rows: list[int]) -> No
             source = state[name]
             # Weight (K, features) and bias (K,) are cut by label; anything else of a head is shared by the labels.
             own[name].copy_(source[rows] if source.shape[0] == outputs else source)
-
-
-def input_statistics(cfg: ModelConfig, in_chans: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation a channel, for pixels in [0, 1]: the config's, else the network's own.
-
-    One channel takes the mean over the network's three, to go with first-layer weights summed over channels.
-    """
-    if cfg.mean is not None and cfg.std is not None:
-        mean, std = list(cfg.mean), [float(s) for s in cfg.std]
-        if len(mean) not in (1, in_chans) or len(std) != len(mean):
-            raise UserError(
-                f"model.mean and model.std need 1 or {in_chans} values each, not {len(mean)} and {len(std)}"
-            )
-        return (mean * in_chans)[:in_chans], (std * in_chans)[:in_chans]
-    pretrained_cfg = _timm().get_pretrained_cfg(cfg.name)
-    mean3, std3 = (pretrained_cfg.mean, pretrained_cfg.std) if pretrained_cfg is not None else _IMAGENET
-    if in_chans == len(mean3):
-        return list(mean3), list(std3)
-    return [sum(mean3) / len(mean3)] * in_chans, [sum(std3) / len(std3)] * in_chans
-
-
-class InputNormalization(nn.Module):
-    """uint8 images (N, H, W, C) to normalized float images (N, C, H, W); the view is channels_last already."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        # On uint8 values, so that one pass normalizes: (x / 255 - mean) / std.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
 
 def parameter_groups(model: nn.Module, lr: float, cfg: ModelConfig) -> tuple[list[dict[str, Any]], list[str]]:

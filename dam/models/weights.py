@@ -1,116 +1,126 @@
-"""Weights from a local file into a backbone, without executing anything the file holds, and never in silence."""
+"""The tensors of a weights file, read without executing anything that the file holds.
+
+``read_content`` opens safetensors and every format of ``torch.save``; what a checkpoint holds beside tensors (settings,
+numpy scalars, whole modules) becomes inert stand-ins (``weights_pickles``). ``find_file`` says which file of a run
+directory is meant.
+"""
 
 from __future__ import annotations
 
-import logging
-import re
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dam.errors import UserError, in_a_line
+from dam.models import weights_pickles
 
-log = logging.getLogger("dam")
+MEMBER = "::"  # FILE::PREFIX chooses one of several networks in a file
+_SOURCES = ("warm_start", "pretrain", "auc/joint")  # of a run directory, the first that it has
+_BEST = "best.safetensors"
+_ENSEMBLE = "ensemble.json"
+_NO_WEIGHTS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the weights: fetch them with `git lfs pull`"),
+    (b"<", "it is a web page or XML, not the weights: download the file itself"),
+)
 
-_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model")
-_WRAPPERS = ("module.", "_orig_mod.")
-_LEAST_SHARE = 0.9
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: plain values, tensors and stand-ins. ``stood_in`` names the classes that were not loaded."""
+
+    path: Path
+    form: str
+    sha256: str
+    size: int
+    tree: Any
+    stood_in: tuple[str, ...] = ()
+    run: Path | None = None
 
 
-def read_state(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a torch checkpoint (``weights_only=True``), wrappers' prefixes removed.
+def split_member(text: str) -> tuple[Path, str | None]:
+    """``FILE::PREFIX`` as path and prefix; ``~`` is the home directory."""
+    path, _, prefix = text.partition(MEMBER)
+    if not path or (prefix and Path(text).exists()):
+        path, prefix = text, ""
+    return Path(path).expanduser(), prefix or None
 
-    Raises ``UserError`` if the file is missing, damaged, holds more than tensors and plain values, or no tensors.
+
+def find_file(path: Path) -> tuple[Path, Path | None]:
+    """The file that ``model.weights`` means, and the run directory it lies in (None for a plain file).
+
+    Of a run: the warm start's best weights, else a pretraining run's encoder, else a joint model's. Raises
+    ``UserError`` where there is none, or where it is a link that leads out of the run.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "warm_start" / "best.safetensors"
-    if not path.is_file():
-        raise UserError(f"model.weights: there is no file {path}; give a local file, `timm`, or null")
-    content: Any
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file as load_safetensors
+    try:
+        if path.is_file():
+            return path, _run_of(path)
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise UserError(f"model.weights={path} cannot be opened ({in_a_line(error)})") from error
+    if path.is_symlink() and not is_folder:
+        raise UserError(f"model.weights: {path} is a link that leads to no file; give the file itself")
+    if not is_folder:
+        what = f"{path} is no regular file" if path.exists() else f"there is no file {path}"
+        raise UserError(f"model.weights: {what}; give a local file, a run directory, `timm`, or null")
+    found = next((path / source / _BEST for source in _SOURCES if (path / source / _BEST).is_file()), None)
+    if found is None and (path / _BEST).is_file():
+        found = path / _BEST
+    if found is None:
+        if (path / _ENSEMBLE).is_file():
+            raise UserError(f"model.weights={path} is an ensemble: give one of its members, which {_ENSEMBLE} names")
+        some = sorted(file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}*.safetensors"))
+        way = f"name one of its files, such as {some[0]}" if some else "give a weights file or a finished run"
+        raise UserError(f"model.weights={path} has no {', '.join(f'{source}/{_BEST}' for source in _SOURCES)}: {way}")
+    if not found.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"model.weights: {found} is a link that leads out of the run; name the file it leads to")
+    return found, path
 
-        try:
-            content = load_safetensors(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} cannot be read as safetensors ({error}); it may be damaged: copy it again"
-            ) from error
+
+def _run_of(path: Path) -> Path | None:
+    """The run directory that a stage's weights lie in."""
+    above = list(path.parents)[1:4] if path.name in (_BEST, "last.safetensors") else []
+    return next((folder for folder in above if (folder / "config.yaml").is_file()), None)
+
+
+def read_content(text: str | Path) -> Content:
+    """Open ``model.weights=TEXT`` (a file or a run directory; without the ``::PREFIX``).
+
+    Raises ``UserError`` if it is missing, empty, damaged, larger than it says, or holds what cannot be read safely.
+    """
+    path, run = find_file(Path(text))
+    size = path.stat().st_size
+    if size == 0:
+        raise UserError(f"{path} cannot be loaded: it is empty (0 bytes); it was cut off, so copy it again")
+    with open(path, "rb") as file:
+        head = file.read(64)
+    is_safetensors = head[8:9] == b"{"
+    for start, sentence in _NO_WEIGHTS:
+        if head.startswith(start) and not is_safetensors:
+            raise UserError(f"{path} cannot be loaded: {sentence}")
+    if path.suffix == ".safetensors" or is_safetensors:
+        opened: tuple[str, Any, tuple[str, ...]] = ("safetensors", _read_safetensors(path), ())
     else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for damaged or unsafe pickles
-            raise UserError(
-                f"{path} cannot be loaded safely ({why_not_loaded(error)}). It is damaged or holds more than tensors "
-                "and plain values; load it where you trust it, keep its tensors, and save them with "
-                "safetensors.torch.save_file"
-            ) from error
-    state = _tensors(content)
-    if not state:
-        raise UserError(f"{path} holds no tensors under any of: top level, {', '.join(_CONTAINERS)}")
-    return {_unwrapped(name): tensor for name, tensor in state.items()}
+        opened = weights_pickles.read(path, head)
+    form, tree, stood_in = opened
+    return Content(path, form, _sha256(path), size, tree, stood_in, run)
 
 
-def why_not_loaded(error: Exception) -> str:
-    """Why ``torch.load(weights_only=True)`` refused a file, without torch's advice to load it all the same."""
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if named:
-        return f"it asks for {named[1]}, which no tensor needs"
-    if "weights only load failed" in str(error).lower():
-        return "it holds more than tensors and plain values, or is damaged"
-    if isinstance(error, EOFError):
-        return "it is empty or cut off"
-    return "it is no file of torch.save" if isinstance(error, LookupError) else in_a_line(error)
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-
-def load_file(model: nn.Module, path: str, in_chans: int) -> None:
-    """Load the backbone tensors of ``path`` into ``model`` (created without a head), and log what came of each.
-
-    The first convolution is adapted to ``in_chans`` by timm's rule (three to one: sum over the channels, so that a
-    gray image gives what its three equal copies gave). Raises ``UserError`` if under 90 % of the backbone's tensors
-    are found with their shape.
-    """
-    from timm.models import adapt_input_conv
-
-    state = read_state(path)
-    own = model.state_dict()
-    first = getattr(model, "pretrained_cfg", {}).get("first_conv")
-    stem = f"{first}.weight" if isinstance(first, str) else ""
-    if stem in state and stem in own and state[stem].ndim == 4 and state[stem].shape != own[stem].shape:
-        state[stem] = adapt_input_conv(in_chans, state[stem])
-        log.info("weights: the first convolution was adapted to %d channel(s)", in_chans)
-    fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
-    share = len(fitting) / max(1, len(own))
-    missing = [name for name in own if name not in fitting]
-    foreign = [name for name in state if name not in fitting]
-    if share < _LEAST_SHARE:
+    try:
+        state: dict[str, Tensor] = load_file(path)
+        return state
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"model.weights={path} fits only {share:.0%} of the backbone's {len(own)} tensors (missing e.g. "
-            f"{', '.join(missing[:3])}; in the file e.g. {', '.join(foreign[:3]) or 'nothing else'}): "
-            "is model.name right?"
-        )
-    model.load_state_dict(fitting, strict=False)
-    log.info(
-        "weights: %d of %d backbone tensors from %s; left out of the file: %s; newly drawn: %s",
-        *(len(fitting), len(own), path, ", ".join(foreign[:6]) or "nothing", ", ".join(missing[:6]) or "nothing"),
-    )
+            f"{path} cannot be read as safetensors ({in_a_line(error)}); it may be damaged: copy it again"
+        ) from error
 
 
-def _tensors(content: Any, depth: int = 0) -> dict[str, Tensor]:
-    if not isinstance(content, dict) or depth > 2:
-        return {}
-    for key in _CONTAINERS:
-        inner = _tensors(content.get(key), depth + 1)
-        if inner:
-            return inner
-    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-
-
-def _unwrapped(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
