@@ -192,7 +192,7 @@ class Builder:
                 self._write_record(descriptor, 3, chunk, record)
 
     def _disk_error(self, error: OSError) -> Exception:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return UserError(
                 f"The disk of {self.folder.parent} is full: make room, or set data.store to a larger disk; "
                 "what is done so far is kept."

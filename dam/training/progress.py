@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
+
+from dam.training.distributed import is_main
 
 log = logging.getLogger("dam")
 
@@ -18,7 +21,7 @@ class Progress:
     """Bar of one stage. ``show`` may read the loss from the device, so it is asked for at most twice a second."""
 
     def __init__(self, title: str, total: int, initial: int) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and is_main()
         self._bar = tqdm(
             total=total,
             initial=initial,
@@ -59,6 +62,18 @@ class Progress:
         self._bar.close()
 
 
+class _LogFile(logging.FileHandler):
+    """train.log. A line that a full disk does not take is lost; the screen has it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what was not taken before is not taken now
+            super().close()
+
+
 class _TqdmHandler(logging.Handler):
     """Log lines above the bar instead of through it."""
 
@@ -68,7 +83,7 @@ class _TqdmHandler(logging.Handler):
 
 def attach_log(path: Path, quiet: bool = False) -> list[logging.Handler]:
     """Send the ``dam`` logger to ``path`` and to the screen; give the handlers to ``detach_log``."""
-    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+    handlers: list[logging.Handler] = [_LogFile(path, encoding="utf-8")]
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     if not quiet:
         handlers.append(_TqdmHandler())

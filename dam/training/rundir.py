@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +16,20 @@ from typing import IO, Any
 from dam.errors import UserError, in_a_line
 from dam.files import atomic_write_text
 from dam.training import checkpoint
+from dam.training.distributed import from_main, is_main, main_first
 
 DONE = "stage.json"
+_BEGUN = re.compile(r"\.lock|\.config\.yaml\.\d+\.tmp")
 
 log = logging.getLogger("dam")
 
 
 @dataclass
 class RunDirectory:
-    """``path`` with the names of what lies in it. The lock is held while the process lives."""
+    """``path`` with the names of what lies in it. The lock is held while the process lives.
+
+    Of several processes that train together, the first writes and locks; the others only read.
+    """
 
     path: Path
     _lock: IO[bytes] | None = None
@@ -42,7 +48,8 @@ class RunDirectory:
         return self.path / part / slug if slug else self.path / part
 
     def write_json(self, name: str, content: Any) -> None:
-        atomic_write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
+        if is_main():
+            atomic_write_text(self.path / name, json.dumps(content, indent=2, default=str) + "\n")
 
     def read_json(self, name: str) -> Any:
         """What a JSON file of the run holds. Raises ``UserError`` if it is damaged."""
@@ -51,7 +58,10 @@ class RunDirectory:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             reason = in_a_line(error)
-            raise UserError(f"{file} is damaged ({reason}); put back a copy of it, or start a new run") from error
+            way = f"make it anew with `dam report {quote(str(self.path))}`"
+            if not name.startswith("report/"):
+                way = "put back a copy of it, or start a new run"
+            raise UserError(f"{file} is damaged ({reason}); {way}") from error
 
     def progress(self, state: str, **where: Any) -> None:
         """Say in progress.json where the run stands: ``running``, ``interrupted``, ``failed`` or ``done``.
@@ -65,6 +75,8 @@ class RunDirectory:
 
     def append_json(self, name: str, content: Any) -> None:
         """Add ``content`` to the list in a JSON file."""
+        if not is_main():
+            return
         before = self.read_json(name) if (self.path / name).exists() else []
         self.write_json(name, [*before, content])
 
@@ -78,16 +90,35 @@ class RunDirectory:
 
     @staticmethod
     def stage_done(folder: Path) -> bool:
-        return (folder / DONE).exists()
+        """Whether a stage has ended. Raises ``UserError`` if its marker is damaged."""
+        marker = folder / DONE
+        if not marker.exists():
+            return False
+        try:
+            facts = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(_damaged_marker(marker, in_a_line(error))) from error
+        if not isinstance(facts, dict) or "steps" not in facts:
+            raise UserError(_damaged_marker(marker, "it does not hold the facts of a stage"))
+        return True
+
+    def check_markers(self) -> None:
+        """Raise ``UserError`` if the marker of a stage that has ended, in whatever fold, is damaged."""
+        for marker in sorted(self.path.rglob(DONE)):
+            self.stage_done(marker.parent)
 
     @staticmethod
     def mark_done(folder: Path, facts: dict[str, Any]) -> None:
-        """Write the marker of a finished stage, then remove what only its resume needed."""
-        atomic_write_text(folder / DONE, json.dumps(facts, indent=2) + "\n")
-        checkpoint.remove(folder)
+        """Write the marker of a finished stage, then remove what only its resume needed. No process goes on before."""
+        with main_first():
+            if is_main():
+                atomic_write_text(folder / DONE, json.dumps(facts, indent=2) + "\n")
+                checkpoint.remove(folder)
 
     def tidy(self) -> None:
         """Remove what a kill left: half-written files, and checkpoints of stages that have ended."""
+        if not is_main():
+            return
         for path in self.path.rglob(".*.tmp"):
             path.unlink()
         for marker in self.path.rglob(DONE):
@@ -95,17 +126,26 @@ class RunDirectory:
 
     def lock(self) -> None:
         """Refuse a second process on this run. The lock belongs to the open file, so it dies with its owner."""
+        if not is_main():
+            return
         self._lock = open(self.path / ".lock", "ab")  # noqa: SIM115  held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._lock.close()
             raise UserError(f"{self.path} is in use by another process; wait for it or stop it first") from error
+        except OSError as error:  # a network disk without locks
+            reason = error.strerror
+            log.warning("%s cannot be locked (%s): see to it that no second process works on it", self.path, reason)
 
     def close(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _damaged_marker(marker: Path, reason: str) -> str:
+    return f"{marker} is damaged ({reason}); put back a copy of it, or remove it, and a resume trains that stage again"
 
 
 def create(run_dir: str | None, name: str, config_text: str) -> RunDirectory:
@@ -114,11 +154,17 @@ def create(run_dir: str | None, name: str, config_text: str) -> RunDirectory:
     ``run_dir`` is taken exactly; otherwise ``outputs/<name>/<date_time>`` with a suffix where two start in one second.
     Raises ``UserError`` if the directory holds anything already or cannot be written.
     """
-    try:
-        path = _exact(Path(run_dir)) if run_dir else _fresh(Path("outputs") / name)
-        run = RunDirectory(path)
+    run = RunDirectory(Path())
+
+    def make() -> str:
+        run.path = _exact(Path(run_dir)) if run_dir else _fresh(Path("outputs") / name)
         run.lock()
+        run.tidy()
         atomic_write_text(run.config_file, config_text)
+        return str(run.path)
+
+    try:
+        run.path = Path(from_main(make))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
@@ -151,14 +197,17 @@ def fold_folder(outer: Path, fold: int) -> Path:
 
 
 def check_free(path: Path) -> None:
-    """Raise ``UserError`` unless ``path`` is absent or an empty directory: a run is never written over."""
+    """Raise ``UserError`` unless ``path`` is absent or an empty directory: a run is never written over.
+
+    What a run leaves that was killed before its config.yaml was there is nothing.
+    """
     if (path / "config.yaml").exists():
         raise UserError(
             f"{path} already holds a run; continue it with `{resume_command(path)}` or choose another run_dir"
         )
     if path.exists() and not path.is_dir():
         raise UserError(f"run_dir={path} is a file; choose a new or empty directory")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(not _BEGUN.fullmatch(inner.name) for inner in path.iterdir()):
         raise UserError(f"run_dir={path} is not empty and holds no run; choose a new or empty directory")
 
 
