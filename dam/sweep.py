@@ -2,7 +2,8 @@
 
 Every job is checked before the first one starts (with a sweeper that draws its values, every job when it starts).
 A job composes its config exactly as the same run alone would; whatever happens in it ends in its record, so that one
-failing job stops no other. Hydra's own files stay in the sweep's directory.
+failing job stops no other. With ``sweep.resume=true`` jobs that are done keep their records, and those that stopped go
+on in their own directories. Hydra's own files stay in the sweep's directory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -31,7 +33,18 @@ from dam.errors import UserError
 from dam.files import atomic_write_text
 from dam.overrides import Setting, open_parent, read
 from dam.schema import ConfigError, Fault
-from dam.sweep_table import Record, as_plan, as_text, mean_aucs, read_records, write_csv
+from dam.sweep_resume import (
+    KEY as RESUME,
+    command,
+    find_sweep,
+    held,
+    how_to_complete,
+    identity,
+    read_notes,
+)
+from dam.sweep_table import Record, as_plan, as_text, mean_aucs, read_record, read_records, write_csv
+
+__all__ = ["how_to_complete", "make_plan", "run_sweep"]
 
 LAUNCHERS = {
     "basic": "",
@@ -44,33 +57,45 @@ SWEEPERS = {"basic": "", "optuna": "hydra_plugins.hydra_optuna_sweeper"}
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep that has been checked: its overrides, its jobs (none if the sweeper draws them), its directory."""
+    """A sweep that has been checked: its overrides, its jobs (none if the sweeper draws them), its directory.
+
+    ``identity`` tells the configs of its jobs from others; ``resumed``: it goes on in a directory that it has.
+    """
 
     settings: list[Setting]
     jobs: list[dict[str, str]]
     folder: Path
     sweeper: str
     dry_run: bool
+    identity: str
+    resumed: bool
 
 
-def run_sweep(words: list[str], start: Callable[..., Any] | None = None) -> int:
+def run_sweep(
+    words: list[str], start: Callable[..., Any] | None = None, resume: Callable[..., Any] | None = None
+) -> int:
     """Run the sweep that ``words`` describe; 0 if all jobs are done, 1 if one failed, 130 if interrupted.
 
-    ``start`` stands in for ``dam.training.run.start`` in tests. Raises ``UserError`` before anything was started.
+    ``start`` and ``resume`` stand in for those of ``dam.training.run`` in tests. Raises ``UserError`` before anything
+    was started.
     """
+    task = partial(job, start=start, resume=resume)
     plan = make_plan(words)
     if plan.dry_run:
         with tempfile.TemporaryDirectory(prefix="dam-dry-run-") as folder:
-            code, records = _run_jobs(replace(plan, folder=Path(folder)), words, start)
+            code, records = _run_jobs(replace(plan, folder=Path(folder)), words, task)
         print(f"\n{as_plan(records)}")
     else:
         print(f"sweep: {len(plan.jobs) or 'drawn'} runs in {_shown(plan.folder)}", flush=True)
-        code, records = _run_jobs(plan, words, start)
+        with held(plan.folder, alone=True):
+            code, records = _run_jobs(plan, words, task)
         print(f"\n{as_text(records)}\n\nsweep: {_shown(write_csv(plan.folder, records))}")
+        if plan.jobs and any(record.state != "done" for record in records):
+            print(f"to complete it: {command(plan.folder)}")
     return code or int(any(record.state != "done" for record in records))
 
 
-def _run_jobs(plan: Plan, words: list[str], start: Callable[..., Any] | None) -> tuple[int, list[Record]]:
+def _run_jobs(plan: Plan, words: list[str], task: Callable[[Any], float]) -> tuple[int, list[Record]]:
     """Run the jobs into ``plan.folder``: the exit code of the launcher and what each job left."""
     swept = [_shown_key(setting) for setting in plan.settings if setting.sweep is not None]
     notes = {
@@ -80,12 +105,16 @@ def _run_jobs(plan: Plan, words: list[str], start: Callable[..., Any] | None) ->
         "jobs": plan.jobs,
         "sweeper": plan.sweeper,
         "dry_run": plan.dry_run,
+        "identity": plan.identity,
     }
     plan.folder.mkdir(parents=True, exist_ok=True)
+    if plan.resumed:
+        read_records(plan.folder, plan.jobs)  # a damaged record stops it before a job goes on
+        (plan.folder / "launcher_error.txt").unlink(missing_ok=True)
     atomic_write_text(plan.folder / "sweep.json", json.dumps(notes, indent=2) + "\n")
     code = 0
     try:
-        _hydra_multirun(plan, partial(job, start=start))
+        _hydra_multirun(plan, task)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:  # a launcher's own failure: the records still say what became of the jobs
@@ -116,24 +145,42 @@ def make_plan(words: list[str]) -> Plan:
         faults.append(Fault("run_dir", "run_dir is the parent of the jobs' directories under -m: give one"))
     if any(setting.key == "dry_run" and setting.sweep is not None for setting in settings):
         faults.append(Fault("dry_run", "dry_run is for the whole sweep: give it one value"))
-    tasks = [setting for setting in settings if setting.kind != "hydra" and setting.key != "run_dir"]
+    going_on = next((setting for setting in settings if setting.key == RESUME), None)
+    faults += _resume_faults(going_on, sweeper, settings) if going_on is not None else []
+    resumed = going_on is not None and going_on.value is True
+    tasks = [setting for setting in settings if setting.kind != "hydra" and setting.key not in ("run_dir", RESUME)]
     combinations, more = _combinations(tasks, sweeper)
-    config, found = _check_jobs(combinations)
+    configs, found = _check_jobs(combinations)
     faults = [*faults, *found]
     faults += [fault for fault in more if fault.key != "-m" or not faults]  # an axis may only be misspelt
-    if faults or config is None:
+    if faults or not configs:
         raise ConfigError(faults)
-    folder = _folder(config.name, parent or hydra.get("hydra.sweep.dir"), make=not config.dry_run)
+    config, known, given = configs[0], identity(configs), parent or hydra.get("hydra.sweep.dir")
+    if resumed:
+        folder = find_sweep(config.name, _given_path(given) if given else None, known, words)
+    else:
+        folder = _folder(config.name, given, make=not config.dry_run)
     swept = {_shown_key(task) for task in tasks if task.sweep is not None}
     jobs = [
         {_shown_key(task): _shown_text(task) for task in combination if _shown_key(task) in swept}
         for combination in combinations
     ]
-    dropped = ["run_dir", "hydra.sweep.dir"]
+    dropped = ["run_dir", "hydra.sweep.dir", RESUME]
     if config.dry_run:  # planned in this process: other machines do not see its temporary folder
         dropped += ["hydra/launcher", "hydra.launcher."]
     kept = [setting for setting in settings if not setting.key.startswith(tuple(dropped))]
-    return Plan(kept, jobs if sweeper == "basic" else [], folder, sweeper, config.dry_run)
+    return Plan(kept, jobs if sweeper == "basic" else [], folder, sweeper, config.dry_run, known, resumed)
+
+
+def _resume_faults(setting: Setting, sweeper: str, settings: list[Setting]) -> list[Fault]:
+    if not isinstance(setting.value, bool):
+        return [Fault(RESUME, f"{RESUME} must be true or false, got {setting.text}")]
+    if setting.value and sweeper != "basic":
+        return [Fault(RESUME, f"{RESUME}=true cannot go on with hydra/sweeper={sweeper}, which draws its jobs anew; "
+                      "resume its open runs one by one: `dam runs` says how")]  # fmt: skip
+    if setting.value and any(other.key == "dry_run" and other.value is True for other in settings):
+        return [Fault(RESUME, f"{RESUME}=true goes on with a sweep that was started: leave out dry_run=true")]
+    return []
 
 
 def _grid(setting: Setting) -> list[str]:
@@ -179,22 +226,26 @@ def _combinations(tasks: list[Setting], sweeper: str) -> tuple[list[list[Setting
     return [list(combination) for combination in itertools.product(*axes)], faults
 
 
-def _check_jobs(combinations: list[list[Setting]]) -> tuple[Config | None, list[Fault]]:
-    first: Config | None = None
+def _check_jobs(combinations: list[list[Setting]]) -> tuple[list[Config], list[Fault]]:
+    configs: list[Config] = []
     faults: list[Fault] = []
     for combination in combinations:
         config, found = examine_settings(combination)
         faults += [fault for fault in found if fault not in faults]
-        first = first or config
-    return first, faults
+        configs += [config] if config is not None else []
+    return configs, faults
+
+
+def _given_path(given: Setting) -> Path:
+    return Path(str(given.value)).expanduser().absolute()
 
 
 def _folder(name: str, given: Setting | None, make: bool) -> Path:
     if given is not None:
-        folder = Path(str(given.value)).expanduser().absolute()
-        for file, what in (("sweep.json", "a sweep"), ("config.yaml", "a run")):
+        folder = _given_path(given)
+        for file, way in (("sweep.json", f" a sweep; go on with it by {RESUME}=true, or"), ("config.yaml", " a run;")):
             if (folder / file).exists():
-                raise UserError(f"{folder} already holds {what}; name another with {given.key}=PATH")
+                raise UserError(f"{folder} already holds{way} name another with {given.key}=PATH")
         if make:
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -232,24 +283,39 @@ def _hydra_multirun(plan: Plan, task: Callable[[Any], float]) -> None:
 # ---------------------------------------------------------------- one job
 
 
-def job(_config: Any, start: Callable[..., Any] | None = None) -> float:
+def job(_config: Any, start: Callable[..., Any] | None = None, resume: Callable[..., Any] | None = None) -> float:
     """One job, called by Hydra's launcher, maybe in another process: its mean validation AUC, NaN without one."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    folder = Path(hydra.sweep.dir)
     words = [str(word) for word in hydra.overrides.task]
-    notes = _notes(folder)
+    return run_job(Path(hydra.sweep.dir), int(hydra.job.num), words, start, resume)
+
+
+def run_job(
+    folder: Path,
+    num: int,
+    words: list[str],
+    start: Callable[..., Any] | None = None,
+    resume: Callable[..., Any] | None = None,
+) -> float:
+    """Job ``num`` of the sweep in ``folder``: begun, gone on with, or left as it is where its record says done."""
+    notes = read_notes(folder)
     settings, _ = read(words)
     swept = {_shown_key(setting): setting for setting in settings if _shown_key(setting) in notes["swept"]}
-    record = Record(int(hydra.job.num), {key: _shown_text(setting) for key, setting in swept.items()}, "running")
+    record = Record(num, {key: _shown_text(setting) for key, setting in swept.items()}, "running")
     record.run_dir = str(folder / _slug(record))
     of = f"/{len(notes['jobs'])}" if notes["jobs"] else ""
     told = " ".join(f"{key}={text}" for key, text in record.overrides.items())
+    before = read_record(folder, record.num)
+    if before is not None and before.state == "done":
+        print(f"\n[{record.num + 1}{of}] {told}: done before", flush=True)
+        return math.nan if before.mean_val_auc is None else before.mean_val_auc
     print(f"\n[{record.num + 1}{of}] {told}", flush=True)
-    record.write(folder)
-    interrupted = _run(record, words, folder, start)
-    record.write(folder)
+    with held(folder):
+        record.write(folder)
+        interrupted = _run(record, words, folder, (start, resume))
+        record.write(folder)
     if record.state != "done":
         print(f"[{record.num + 1}{of}] {record.state}: {record.error}", flush=True)
     if interrupted and os.getpid() == notes["pid"]:
@@ -259,16 +325,10 @@ def job(_config: Any, start: Callable[..., Any] | None = None) -> float:
     return 0.0 if notes["sweeper"] == "optuna" else math.nan  # its sweeper stops the whole study at a NaN
 
 
-def _run(record: Record, words: list[str], folder: Path, start: Callable[..., Any] | None) -> bool:
-    """Run one job and fill its record; True if the user interrupted it."""
+def _run(record: Record, words: list[str], folder: Path, stand_ins: tuple[Any, Any]) -> bool:
+    """Run one job, or go on with it, and fill its record; True if the user interrupted it."""
     try:
-        config = with_value(compose(words), "run_dir", record.run_dir)
-        if start is None:
-            from dam.training import run
-
-            start = run.start
-        command = ["dam", "train", *words, f"run_dir={record.run_dir}"]
-        result = start(config, command, shared_warm_starts=folder / "warm_starts")
+        result = _result(record, words, folder, *stand_ins)
     except KeyboardInterrupt:
         record.state, record.error = "interrupted", "stopped by the user"
         return True
@@ -278,7 +338,7 @@ def _run(record: Record, words: list[str], folder: Path, start: Callable[..., An
         log = folder / "jobs" / f"{record.num}.log"
         atomic_write_text(log, traceback.format_exc())
         record.state, record.error = "failed", f"{type(error).__name__}: {error}"
-        if not _notes(folder)["dry_run"]:
+        if not read_notes(folder)["dry_run"]:
             record.error += f" (traceback: {_shown(log)})"
     else:
         if result.table:
@@ -293,9 +353,19 @@ def _run(record: Record, words: list[str], folder: Path, start: Callable[..., An
     return False
 
 
-def _notes(folder: Path) -> dict[str, Any]:
-    notes: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    return notes
+def _result(record: Record, words: list[str], folder: Path, start: Any, resume: Any) -> Any:
+    """The ``RunResult`` of a job that begins, or goes on where its directory is a run already."""
+    if start is None:
+        from dam.training import run
+
+        start, resume = run.start, run.resume
+    path, shared = Path(record.run_dir), folder / "warm_starts"
+    command = ["dam", "train", *words, f"run_dir={path}"]
+    if (path / "config.yaml").is_file():
+        return resume(path, [], command, shared_warm_starts=shared)
+    if path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir()):
+        shutil.rmtree(path)  # killed while it was made: nothing but a lock and half a file
+    return start(with_value(compose(words), "run_dir", record.run_dir), command, shared_warm_starts=shared)
 
 
 def _slug(record: Record) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dam.errors import UserError, in_a_line
 from dam.files import atomic_write_text
 
 State = Literal["running", "done", "failed", "interrupted", "not run"]
@@ -36,12 +37,28 @@ class Record:
         atomic_write_text(folder / "jobs" / f"{self.num}.json", json.dumps(asdict(self), indent=2) + "\n")
 
 
+def read_record(folder: Path, num: int) -> Record | None:
+    """The record of one job, None without one. Raises ``UserError`` if it is damaged."""
+    path = folder / "jobs" / f"{num}.json"
+    try:
+        record = Record(**json.loads(path.read_text(encoding="utf-8")))
+        if record.num != num or not isinstance(record.overrides, dict) or not isinstance(record.auc, dict):
+            raise ValueError("it is not the record of this job")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({in_a_line(error)}); remove it, and sweep.resume=true looks at the job's run again"
+        ) from error
+    return record
+
+
 def read_records(folder: Path, planned: list[dict[str, str]]) -> list[Record]:
     """The records of a sweep's folder in order; a planned job without one was not run."""
     found = {}
     for path in (folder / "jobs").glob("*.json"):
-        record = Record(**json.loads(path.read_text(encoding="utf-8")))
-        found[record.num] = record
+        if path.stem.isdecimal() and (record := read_record(folder, int(path.stem))) is not None:
+            found[record.num] = record
     for num, overrides in enumerate(planned):
         found.setdefault(num, Record(num, overrides))
     for record in found.values():

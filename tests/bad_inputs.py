@@ -110,12 +110,25 @@ def without(*keys: str) -> Callable[[bytes], bytes]:
 def put(old: str, new: str) -> Callable[[bytes], bytes]:
     def change(data: bytes) -> bytes:
         assert old.encode() in data, f"{old} is not there to be changed"
-        return data.replace(old.encode(), new.encode())
+        return data.replace(old.encode(), new.encode(), 1)
 
     return change
 
 
 IMAGES: dict[str, Content] = {f"img/{i}.png": png(40, 9 * i) for i in range(12)}
+
+
+def other_table(data: bytes) -> bytes:
+    facts = json.loads(data)
+    for table in facts["tables"]:
+        table["sha256"] = "0" * 64
+    return json.dumps(facts).encode()
+
+
+def other_image(data: bytes) -> bytes:
+    facts = json.loads(data)
+    facts["pixels_sha256"], facts["content"][next(iter(facts["content"]))] = "0" * 64, "0"
+    return json.dumps(facts).encode()
 
 
 def rows(*changed: str, header: str = "image,sick", count: int = 12) -> str:
@@ -285,6 +298,36 @@ CONFIGS = (
     config("an unknown option", "--gpu 0", "--gpu"),
     config("--cfg of another kind", "--cfg all", "--cfg job"),
     config("a sweep key without -m", "+sweep=margin", "-m"),
+    config("a sweep's resume without -m", "sweep.resume=true", "sweep.resume", "add -m"),
+    config("a sweep's resume of another word", "-m seed=1,2 sweep.resume=maybe", "sweep.resume must be true or false"),
+    config("a sweep's resume without a sweep", "-m seed=1,2 sweep.resume=true", "no sweep under", "run_dir=PATH"),
+    config("a sweep's resume where there is none", "-m seed=1,2 sweep.resume=true run_dir=d", "holds no sweep"),
+    config("a sweep's resume as a dry run", "-m seed=1,2 sweep.resume=true dry_run=true", "leave out dry_run=true"),
+    config("a sweep's resume with drawn jobs", "-m seed=1,2 sweep.resume=true hydra/sweeper=optuna", "sweep.resume"),
+    config("a sweep's resume misspelt", "-m seed=1,2 sweep.resum=true", "did you mean sweep.resume?"),
+    Case(
+        "a sweep's resume with other words",
+        "train -m seed=1,2 sweep.resume=true run_dir=d",
+        ("other words", "dam train -m seed=1,2,3"),
+        {"d/sweep.json": json.dumps({"command": ["dam", "train", "-m", "seed=1,2,3"], "jobs": []})},
+    ),
+    Case(
+        "a sweep's resume with a foreign sweep.json",
+        "train -m seed=1,2 sweep.resume=true run_dir=d",
+        ("sweep.json", "damaged"),
+        {"d/sweep.json": evil()},
+    ),
+    Case(
+        "a sweep's resume with a sweep.json of lists",
+        "train -m seed=1,2 sweep.resume=true run_dir=d",
+        ("sweep.json", "damaged"),
+        {"d/sweep.json": "[]"},
+    ),
+    config("names that are neither kept nor not", "report.anonymize=maybe", "report.anonymize", "true or false"),
+    config("a key of the report misspelt", "report.anonymise=true", "report.anonymise", "report.anonymize"),
+    config("another way out of NaN", "on_non_finite=ignore", "on_non_finite", "stop", "skip"),
+    config("synchronized statistics of words", "sync_bn=always", "sync_bn", "true or false"),
+    config("augmentation elsewhere", "augment_on=tpu", "augment_on"),
     config("a sweep of nothing", "-m seed=", "seed"),
     config("a sweep of bad values", "-m seed=1,x", "seed"),
     config("a sweep of an unknown key", "-m sed=1,2", "sed", "seed"),
@@ -458,7 +501,23 @@ RUNS = (
     broken("resume with another seed", "train resume=run seed=3", {}, "seed", "start a new run"),
     broken("resume with other data", "train resume=run data.root=x", {}, "data.root"),
     broken("resume on changed data", "train resume=run", {"progress.json": None, "data.json": put(
-        '"images_sha256": "', '"images_sha256": "0')}, "other data", "images_sha256"),
+        '"images_sha256": "', '"images_sha256": "0')}, "other data", "the list of images or their splits"),
+    broken("resume on another table", "train resume=run", {"progress.json": None, "data.json": other_table},
+           "other data: the table ", "train.csv", "changed since"),
+    broken("resume on another image", "train resume=run", {"progress.json": None, "data.json": other_image},
+           "other data", "the content of CheXpert"),
+    broken("resume on facts of lists", "train resume=run", {"progress.json": None, "data.json": "[]"}, "data.json"),
+    broken("resume under another key", "train resume=run report.anonymize=true", {"progress.json": None},
+           "report.anonymize", "the names in its files are written already"),
+    broken("resume under pseudonyms without their key", "train resume=run", {"progress.json": None, "config.yaml":
+           put("anonymize: false", "anonymize: true"), "data.json": put("{", '{"anonymized": "0123",')},
+           "are pseudonyms", "DAM_ANONYMIZE_KEY"),
+    broken("a warm start of pseudonyms without their key", f"train {SMALL} warm_start.run=run model=timm "
+           "model.name=resnet8_cifar image_size=32 model.weights=null device=cpu "
+           "data.labels=[Cardiomegaly,Edema]", {"data.json": put("{", '{"anonymized": "0123",')}, "are pseudonyms"),
+    broken("an external set for pseudonyms without their key", "evaluate run --data phantom data.phantom_seed=9 "
+           "data.patients=60 data.phantom_size=48 data.root=other --name b --device cpu",
+           {"data.json": put("{", '{"anonymized": "0123",')}, "are pseudonyms", leaves="other"),
     broken("resume with an unknown key", "train resume=run sed=3", {}, "sed"),
     broken("a warm start of rubbish", "train resume=run", {"progress.json": None, "predictions": None, "report": None,
            "warm_start/stage.json": "[]"}, "stage.json", leaves="run"),

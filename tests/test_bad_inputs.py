@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import predict_runs
 import pytest
-from bad_inputs import CASES, MARKER, Case, evil, evil_torch, lay
+from bad_inputs import CASES, MARKER, Case, evil, evil_npy, evil_torch, lay
 
 import dam
 from dam.cli import main
@@ -40,6 +42,7 @@ def prepare(case: Case, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPa
     lay(tmp_path, case.files)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAM_STORE", str(home / "store"))
+    monkeypatch.setenv("DAM_ANONYMIZE_KEY", str(home / "no key"))
 
 
 def check_sentence(case: Case, said: str) -> None:
@@ -91,6 +94,54 @@ def test_malicious_checkpoints_are_named_and_the_stage_begins_anew(
     assert said.count("cannot be used") == 2 and "last.ckpt" in said and "previous.ckpt" in said
     assert not (tmp_path / MARKER).exists()
     assert (tmp_path / "run" / "auc" / "edema" / "best.safetensors").read_bytes() == before
+
+
+def test_a_run_made_elsewhere_cannot_put_other_files_into_a_report(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a name in examples.csv or explain.csv that leads out of the folder, or by a link."""
+    case = Case("examples", "report run", (), {"secret.png": "a secret"}, {})
+    prepare(case, tmp_path, home, monkeypatch)
+    monkeypatch.setattr("dam.report.plots.draw_all", lambda *_: [])
+    folder = tmp_path / "run" / "predictions"
+    lines = (folder / "examples.csv").read_text().splitlines()
+    name = lines[1].split(",")[1]
+    secret = base64.b64encode(b"a secret").decode()
+    (folder / "examples.csv").write_text("\n".join(lines).replace(f",{name},", ",../../../secret.png,") + "\n")
+    assert main(case.arguments) == 0
+    assert secret not in (tmp_path / "run" / "report" / "report.html").read_text()
+    (folder / "examples.csv").write_text("\n".join(lines) + "\n")
+    (folder / "examples" / name).unlink()
+    (folder / "examples" / name).symlink_to(tmp_path / "secret.png")
+    assert main(case.arguments) == 0
+    assert secret not in (tmp_path / "run" / "report" / "report.html").read_text()
+
+
+def test_copies_with_a_pickle_are_made_again(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a stop in test-time augmentation leaves, exchanged for an array of objects."""
+    breaks = {"progress.json": None, "report": None, "auc/edema/copies_test.npy": evil_npy()}
+    case = Case("copies", "train resume=run", (), {}, breaks)
+    prepare(case, tmp_path, home, monkeypatch)
+    monkeypatch.setattr("dam.report.plots.draw_all", lambda *_: [])
+    before = (tmp_path / "run" / "predictions" / "test.csv").read_bytes()
+    assert main(case.arguments) == 0
+    assert "copies_test.npy cannot be used" in capsys.readouterr().err
+    assert (tmp_path / "run" / "predictions" / "test.csv").read_bytes() == before
+    assert not (tmp_path / MARKER).exists()
+
+
+def test_an_image_store_cannot_name_a_file_elsewhere(tmp_path: Path, home: Path) -> None:
+    from dam.data.store import ImageStore
+
+    found = next((home / "store").glob("images-*/index.json")).parent
+    shutil.copytree(found, tmp_path / "store")
+    index = json.loads((tmp_path / "store" / "index.json").read_text())
+    shutil.move(tmp_path / "store" / index["file"], tmp_path / "rows")
+    (tmp_path / "store" / "index.json").write_text(json.dumps({**index, "file": "../rows"}))
+    with pytest.raises(Exception, match="leads out of it"):
+        ImageStore(tmp_path / "store")
 
 
 def test_the_pickles_would_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import torch
 
 from dam import __version__
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scipy", "scikit-learn", "albumentations", "hydra-core")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scipy", "scikit-learn", "albumentations", "hydra-core",
+             "pillow", "opencv-python-headless", "safetensors")  # fmt: skip
 
 
 def describe(command: list[str], seed: int, device: str) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def describe(command: list[str], seed: int, device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
+        "memory_bytes": _memory(),
         "torch_threads": torch.get_num_threads(),
         "device": device,
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -54,6 +56,13 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
