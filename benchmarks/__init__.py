@@ -1,0 +1,1 @@
+"""What dam costs, as ratios of two things timed in one run: ``python -m benchmarks`` (docs/performance.md)."""
