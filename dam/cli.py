@@ -11,12 +11,14 @@ import errno
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dam import __version__
-from dam.errors import UserError
+from dam.errors import ToldByAnother, UserError
+from dam.processes import place
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("train", "train, resume, plan (dry_run=true) or sweep (-m): from a config to an AUC report", "train"),
+        Command(
+            "pretrain",
+            "self-supervised pretraining (MoCo) on images without labels, to start training from",
+            "pretrain",
+        ),
         Command("data", "`check`: what is in a dataset, before training; `prepare`: its images made ready", "data"),
         Command("evaluate", "the report of any tool's predictions, a run judged anew, an external set", "evaluate"),
         Command("compare", "runs or prediction files against one another, paired on the same images", "compare"),
@@ -39,7 +46,9 @@ COMMANDS = {
         Command("report", "rebuild a run's report from its files alone", "report"),
         Command("export", "a run as one ONNX, pt2 or safetensors file for other programs", "export"),
         Command("ensemble", "several runs as one: the mean of their scores, with its own report", "ensemble"),
+        Command("weights", "`inspect`: what a checkpoint holds, and what model.weights= would load of it", "weights"),
         Command("runs", "the runs under outputs/: state, AUC, verdict, how to resume; `clean`: leftovers", "runs"),
+        Command("study", "a paper's whole matrix of runs, its tables with our numbers beside the paper's", "study"),
         Command("list", "datasets, models, objectives and experiments that can be named in a config", "list"),
         Command("completion", "completion of verbs and config keys for bash, zsh and fish", "completion"),
     )
@@ -52,6 +61,9 @@ _WAY_OUT = {
     errno.ENOSPC: "make room on that disk, then start the same command again",
     errno.EDQUOT: "make room within your quota, then start the same command again",
 }
+
+_PATIENCE = 5.0  # seconds; torchrun looks after its processes ten times a second
+_PARALLEL = ("train", "pretrain")  # the verbs that several processes do together
 
 HELP = """\
 dam: deep AUC maximization for medical images, from one config to a report whose every number carries an interval
@@ -74,26 +86,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(words)
+    except ToldByAnother:
+        time.sleep(_PATIENCE)
+        return 2
     except UserError as error:
         _debug()
-        print(f"dam: error: {error}", file=sys.stderr)
+        _tell(f"dam: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("dam: interrupted", file=sys.stderr)
+        if place().rank == 0:
+            _tell("dam: interrupted")
         return 130
     except BrokenPipeError:  # `dam list models | head`: the reader has had enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - closed by the interpreter, which flushes it
         return 0
     except OSError as error:
         _debug()
-        print(f"dam: error: {_system_words(error)}", file=sys.stderr)
+        _tell(f"dam: error: {_system_words(error)}")
         return 2 if error.errno in _WAY_OUT else 1
     except Exception as error:
         if not _debug():
             reason = " ".join(str(error).split()) or "no reason given"
-            print(f"dam: failed: {type(error).__name__}: {reason}", file=sys.stderr)
-            print("set DAM_DEBUG=1 for the traceback", file=sys.stderr)
+            _tell(f"dam: failed: {type(error).__name__}: {reason}\nset DAM_DEBUG=1 for the traceback")
         return 1
+
+
+def _tell(words: str) -> None:
+    """Say on the screen why it ends. Of several processes the first speaks, and its launcher ends the others; another
+    one has something of its own to say if it is still there after a while."""
+    rank = place().rank
+    if rank > 0:
+        time.sleep(_PATIENCE)
+        words = f"{words} (process {rank})"
+    print(words, file=sys.stderr)
 
 
 def _system_words(error: OSError) -> str:
@@ -120,9 +145,12 @@ def _dispatch(words: list[str]) -> int:
         return answer(rest)
     if name not in COMMANDS:
         raise UserError(_unknown(name))
+    if place().world > 1 and name not in _PARALLEL:
+        raise UserError(f"`dam {name}` is for one process, {place().world} were started: leave out torchrun or srun")
     module = importlib.import_module(f"dam.commands.{COMMANDS[name].module}")
     if {"-h", "--help"} & set(rest):
-        print(module.HELP.strip())
+        text = module.help_text(rest) if hasattr(module, "help_text") else module.HELP
+        print(text.strip())
         return 0
     code: int = module.run(rest)
     return code

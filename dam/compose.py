@@ -184,7 +184,8 @@ def _blocked(tree: Any, setting: Setting, off: dict[str, str]) -> Fault | None:
     """The fault of a key below something that has no keys: a stage that is off, a number, a word."""
     stage = setting.key.partition(".")[0]
     if stage in off and stage != setting.key:
-        first = {"auc": "auc=auc_direct", "metadata": "metadata=mlp"}.get(stage, f"{stage}=ce")
+        named = {"auc": "auc=auc_direct", "metadata": "metadata=mlp", "pretrain": "pretrain=moco"}
+        first = named.get(stage, f"{stage}=ce")
         return Fault(setting.key, f"{setting.key} has no effect: {stage}={off[stage]} here; choose {first} first")
     names = setting.key.split(".") if open_parent(setting.key) is None else []
     for end in range(1, len(names)):
@@ -198,9 +199,8 @@ def _blocked(tree: Any, setting: Setting, off: dict[str, str]) -> Fault | None:
 def _other_lengths(settings: Sequence[Setting]) -> list[Setting]:
     """``auc.steps=100`` alone takes the place of the ``auc.epochs`` of the files, and the other way round."""
     typed = {setting.key for setting in settings if setting.kind == "value" and setting.value is not None}
-    pairs = [
-        (f"{stage}.{a}", f"{stage}.{b}") for stage in STAGES[:2] for a, b in (("epochs", "steps"), ("steps", "epochs"))
-    ]
+    lengths = (("epochs", "steps"), ("steps", "epochs"))
+    pairs = [(f"{stage}.{a}", f"{stage}.{b}") for stage in (*STAGES[:2], "pretrain") for a, b in lengths]
     return [Setting("value", other, "null", None) for key, other in pairs if key in typed and other not in typed]
 
 
@@ -227,8 +227,8 @@ def _lay(tree: Any, setting: Setting) -> Fault | None:
 
 # ---------------------------------------------------------------- resume
 
-_MAY_MOVE = ("device", "workers", "tracking.", "checkpoint.", "evaluation.")
-_MAY_GROW = ("warm_start.epochs", "warm_start.steps", "auc.epochs", "auc.steps")
+MAY_MOVE = ("device", "workers", "tracking.", "checkpoint.", "evaluation.")
+_MAY_GROW = tuple(f"{part}.{unit}" for part in ("warm_start", "auc", "pretrain") for unit in ("epochs", "steps"))
 _NUMBERS = ("seed", "batch_size", "accumulate", "precision", "deterministic", "compile", "memory_format", "image_size")
 
 _OWN_REASON = {
@@ -238,6 +238,7 @@ _OWN_REASON = {
     "debug": "it is chosen when a run starts",
     "limit_batches": "it is chosen when a run starts",
     "select": "which weights are kept was decided while they were trained",
+    "report.anonymize": "the names in its files are written already",
 }
 
 
@@ -274,7 +275,7 @@ def _refused_on_resume(old: Config, setting: Setting) -> Fault | None:
     if stage in CAN_BE_NONE and key != stage and getattr(old, stage) is None:
         return Fault(key, f"{key}: this run has no {stage}")
     known = setting.kind != "value" or _known(to_plain(old), key)
-    if not known or key in _MAY_GROW or key.startswith(_MAY_MOVE):
+    if not known or key in _MAY_GROW or key.startswith(MAY_MOVE):
         return None
     if setting.kind == "value" and setting.value == value_at(old, key):
         return None

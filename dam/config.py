@@ -19,6 +19,7 @@ from dam.config_data import (
     CsvConfig as CsvConfig,
     DataConfig as DataConfig,
     DdsmConfig as DdsmConfig,
+    FolderConfig as FolderConfig,
     ImbalancedConfig as ImbalancedConfig,
     LegacySeed as LegacySeed,
     MelanomaConfig as MelanomaConfig,
@@ -50,6 +51,7 @@ class ModelConfig:
     drop_path_rate: Share
     mean: list[float] | None
     std: list[Positive] | None
+    normalization: Literal["auto", "mean_std", "histogram_255"]
     freeze: list[str]
     lr_scale: dict[str, NonNegative]
 
@@ -209,6 +211,35 @@ class AucConfig(StageConfig):
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """How much the features are worth while no label is trained on: classifiers on them, fitted on training images."""
+
+    images: Annotated[int, Range(ge=2)]
+    neighbours: Count
+    ridge: Positive
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Momentum contrast on unlabelled images, a run of its own: `dam pretrain`."""
+
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    epochs: Positive | None
+    steps: Count | None
+    eval_every: Positive
+    clip_norm: Positive | None
+    temperature: Positive
+    queue: Count
+    momentum: Annotated[float, Range(ge=0, lt=1)]
+    dim: Annotated[int, Range(ge=2)]
+    head: Literal["linear", "mlp"]
+    bn_groups: Count
+    symmetric: bool
+    probe: ProbeConfig
+
+
+@dataclass(frozen=True)
 class MetadataConfig:
     """A small network on metadata columns, trained by itself with the run's objectives, its score mixed in."""
 
@@ -261,6 +292,13 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """What a run's files tell about whom."""
+
+    anonymize: bool
+
+
+@dataclass(frozen=True)
 class Config:
     name: str
     seed: Seed
@@ -273,6 +311,9 @@ class Config:
     memory_format: Literal["auto", "contiguous", "channels_last"]
     compile: bool
     deterministic: bool
+    augment_on: Literal["cpu", "device"]
+    sync_bn: bool
+    on_non_finite: Literal["stop", "skip"]
     workers: Natural
     run_dir: str | None
     limit_batches: Count | None
@@ -287,5 +328,7 @@ class Config:
     auc: AucConfig | None
     control: ObjectiveConfig | None
     metadata: MetadataConfig | None
+    pretrain: PretrainConfig | None
     tta: TTAConfig
     evaluation: EvaluationConfig
+    report: ReportConfig

@@ -19,6 +19,7 @@ from dam.config import (
     ImbalancedConfig,
     ObjectiveConfig,
     PESGConfig,
+    PretrainConfig,
     SGDConfig,
     StageConfig,
     StepScheduleConfig,
@@ -33,7 +34,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 def cross_faults(cfg: Config) -> list[Fault]:
     """Every combination in ``cfg`` that makes no sense, each a sentence with the way out."""
     faults = [*_run(cfg), *_stages(cfg), *_data(cfg.data), *_folds(cfg.data), *_labels(cfg), *_model(cfg)]
-    faults += [*_tta(cfg), *_metadata(cfg), *_evaluation(cfg)]
+    faults += [*_tta(cfg), *_metadata(cfg), *_evaluation(cfg), *_pretrain(cfg)]
     objectives = (("warm_start", cfg.warm_start), ("auc", cfg.auc), ("control", cfg.control))
     for path, objective in objectives:
         if objective is not None:
@@ -58,7 +59,7 @@ def _run(cfg: Config) -> Iterator[Fault]:
 
 def _stages(cfg: Config) -> Iterator[Fault]:
     warm, auc, control = cfg.warm_start, cfg.auc, cfg.control
-    if warm is None and auc is None:
+    if warm is None and auc is None and cfg.pretrain is None:
         yield Fault("auc", "auc=none and warm_start=none leave nothing to train; choose one, such as auc=auc_direct")
     if warm is not None and warm.run is not None and auc is None:
         yield Fault("warm_start.run", "warm_start.run takes over a finished warm start and auc=none leaves nothing "
@@ -81,7 +82,7 @@ def _stages(cfg: Config) -> Iterator[Fault]:
                     "compared with, so choose ce or focal")  # fmt: skip
 
 
-def _duration(path: str, stage: StageConfig) -> Iterator[Fault]:
+def _duration(path: str, stage: StageConfig | PretrainConfig) -> Iterator[Fault]:
     if (stage.epochs is None) == (stage.steps is None):
         given = "neither is" if stage.epochs is None else "both are"
         yield Fault(f"{path}.epochs", f"{path}.epochs and {path}.steps: exactly one gives the length, {given} set; "
@@ -152,7 +153,7 @@ def _form(path: str, objective: ObjectiveConfig) -> Iterator[Fault]:
                         "drawn at the prior; make them equal or use prior=batch")  # fmt: skip
 
 
-def _schedule(path: str, objective: ObjectiveConfig) -> Iterator[Fault]:
+def _schedule(path: str, objective: ObjectiveConfig | PretrainConfig) -> Iterator[Fault]:
     schedule, key = objective.schedule, f"{path}.schedule"
     if schedule.unit == "fraction" and schedule.warmup >= 1:
         yield Fault(f"{key}.warmup", f"{key}.warmup={schedule.warmup:g} is a fraction of the stage: below 1")
@@ -247,6 +248,46 @@ def _metadata(cfg: Config) -> Iterator[Fault]:
         yield Fault("metadata.hidden", "metadata.hidden is empty: give a width a layer, such as [256,128]")
 
 
+def _pretrain(cfg: Config) -> Iterator[Fault]:
+    """Pretraining learns no label and is a run of its own; its batch has rules of its own."""
+    pretrain = cfg.pretrain
+    if pretrain is None:
+        return
+    beside = [name for name in ("warm_start", "auc", "control", "metadata") if getattr(cfg, name) is not None]
+    if beside:
+        yield Fault("pretrain", "pretrain=moco learns no labels and is a run of its own: start it by `dam pretrain`, "
+                    f"with {' '.join(f'{name}=none' for name in beside)}")  # fmt: skip
+    yield from [*_duration("pretrain", pretrain), *_schedule("pretrain", pretrain), *_contrast(cfg, pretrain)]
+    for setting, wrong, instead in (
+        (f"accumulate={cfg.accumulate}", cfg.accumulate > 1, "lower batch_size and the learning rate with it"),
+        ("compile=true", cfg.compile, "use compile=false"),
+        ("sync_bn=true", cfg.sync_bn, "keys are kept from giving themselves away by pretrain.bn_groups"),
+        ("select=accuracy", cfg.select == "accuracy", "use select=last, or best (of the probe)"),
+        ("data.fold=all", cfg.data.fold == "all", "choose one fold, or leave folds out"),
+        (f"tta={cfg.tta.copies}", cfg.tta.copies > 0, "nothing is predicted"),
+        ("debug=overfit", cfg.debug == "overfit", "use debug=smoke"),
+    ):
+        if wrong:
+            yield Fault(setting.partition("=")[0], f"{setting} is not offered in pretraining: {instead}")
+
+
+def _contrast(cfg: Config, pretrain: PretrainConfig) -> Iterator[Fault]:
+    batch = cfg.batch_size * (2 if pretrain.symmetric else 1)
+    if pretrain.queue % batch:
+        both = " (symmetric: two keys an image)" if pretrain.symmetric else ""
+        nearest = max(1, round(pretrain.queue / batch)) * batch
+        yield Fault("pretrain.queue", f"pretrain.queue={pretrain.queue} must be a multiple of the {batch} keys a step"
+                    f"{both}, so that each replaces the oldest: pretrain.queue={nearest}")  # fmt: skip
+    if cfg.batch_size % pretrain.bn_groups or cfg.batch_size < 2 * pretrain.bn_groups:
+        yield Fault("pretrain.bn_groups", f"pretrain.bn_groups={pretrain.bn_groups} must divide batch_size="
+                    f"{cfg.batch_size} into groups of at least two images")  # fmt: skip
+    if isinstance(pretrain.optimizer, PESGConfig):
+        yield Fault("pretrain.optimizer", "pretrain.optimizer=pesg solves the min-max of an AUC loss, the contrastive "
+                    "loss has none; choose sgd, adam or adamw")  # fmt: skip
+    if pretrain.optimizer.lr == "probe":
+        yield Fault("pretrain.optimizer.lr", "pretrain.optimizer.lr=probe is not offered; give a number, such as .03")
+
+
 def _labels(cfg: Config) -> Iterator[Fault]:
     labels = cfg.data.labels
     for key, names in (("data.labels", labels), ("auc.labels", cfg.auc.labels if cfg.auc else [])):
@@ -276,3 +317,6 @@ def _model(cfg: Config) -> Iterator[Fault]:
         yield Fault("model.mean", "model.mean and model.std go together: set both or neither")
     elif mean is not None and std is not None and (len(mean) != len(std) or len(mean) not in (1, 3)):
         yield Fault("model.mean", f"model.mean={mean} and model.std={std} need one number each, or three for colour")
+    if mean is not None and cfg.model.normalization == "histogram_255":
+        yield Fault("model.normalization", "model.normalization=histogram_255 equalizes each image and takes no mean: "
+                    "add model.mean=null model.std=null, or model.normalization=mean_std")  # fmt: skip

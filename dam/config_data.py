@@ -121,10 +121,16 @@ class PcamConfig(DataConfig):
     official_valid: Literal["val", "train"]
 
 
+@dataclass(frozen=True)
+class FolderConfig(DataConfig):
+    """Images without labels, for pretraining."""
+
+
 DATA: dict[str, type[DataConfig]] = {
     "chexpert": ChexpertConfig,
     "phantom": PhantomConfig,
     "csv": CsvConfig,
+    "folder": FolderConfig,
     "covidx8b": CovidxConfig,
     "melanoma": MelanomaConfig,
     "ddsm": DdsmConfig,

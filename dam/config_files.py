@@ -11,10 +11,11 @@ from pathlib import Path
 from dam.errors import UserError
 
 # `group=choice`, mounted under the same name
-GROUPS = ("data", "augment", "model", "warm_start", "auc", "control", "metadata", "tta", "evaluation")
+GROUPS = ("data", "augment", "model", "warm_start", "auc", "control", "metadata", "pretrain", "tta", "evaluation")
 STAGES = ("warm_start", "auc", "control")
-CAN_BE_NONE = (*STAGES, "metadata")  # `group=none` makes the node null
+CAN_BE_NONE = (*STAGES, "metadata", "pretrain")  # `group=none` makes the node null
 PARTS = ("loss", "optimizer", "schedule", "sampler")  # mounted in every stage: `stage.part=choice`
+PRETRAIN_PARTS = ("optimizer", "schedule")  # mounted in pretrain, whose loss and sampler are its own
 ELSEWHERE = {"tta.augment": "augment"}  # a group that may be mounted a second time: `tta.augment=dermoscopy`
 LAYERS = ("experiment", "sweep")  # files laid over the rest: `+experiment=choice`
 
@@ -50,9 +51,10 @@ def group_of(key: str) -> str | None:
     if key in ELSEWHERE:
         return ELSEWHERE[key]
     stage, _, part = key.partition(".")
-    return part if stage in STAGES and part in PARTS else None
+    return part if part in (PARTS if stage in STAGES else PRETRAIN_PARTS if stage == "pretrain" else ()) else None
 
 
 def mounts() -> tuple[str, ...]:
     """Every key that is chosen and not typed: ``data``, ..., ``auc``, ``auc.loss``, ``auc.optimizer``, ..."""
-    return (*GROUPS, *ELSEWHERE, *(f"{stage}.{part}" for stage in STAGES for part in PARTS))
+    inner = (f"{stage}.{part}" for stage in STAGES for part in PARTS)
+    return (*GROUPS, *ELSEWHERE, *inner, *(f"pretrain.{part}" for part in PRETRAIN_PARTS))

@@ -140,6 +140,8 @@ def _sorted(key: str, text: str, value: Any, sweep: tuple[str, ...] | None) -> S
 
 def _misplaced(key: str, text: str) -> str | None:
     """What is wrong with naming this key at all."""
+    if key.startswith("sweep.") and key != "sweep.resume":
+        return f"{key} is not a key; did you mean sweep.resume? A grid is chosen by +sweep=NAME"
     if key in PARTS:
         return f"{key}={text}: say of which stage: auc.{key}={text}, warm_start.{key}={text}"
     parent, _, last = key.rpartition(".")

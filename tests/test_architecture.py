@@ -12,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "dam"
 HEAVY = ("torch", "pandas", "timm", "hydra", "omegaconf", "albumentations", "matplotlib", "sklearn", "scipy", "numpy")
-FLOOR = {"config", "config_data", "errors", "files", "schema", "compose", "overrides", "config_checks", "config_files"}
+FLOOR = {
+    "processes",
+    "config",
+    "config_data",
+    "errors",
+    "files",
+    "schema",
+    "compose",
+    "overrides",
+    "config_checks",
+    "config_files",
+}
 # Room -> the rooms of dam it may import.
 MAY = {
     "evaluation": FLOOR,

@@ -16,6 +16,7 @@ from dam.sweep import make_plan
 NEEDS = {
     **{f"data={name}": ["data.root=/x"] for name in choices("data") if name != "phantom"},
     "auc=none": ["control=none"],
+    "pretrain=moco": ["warm_start=none", "auc=none"],
     "auc.optimizer=pesg": ["auc=auc_margin"],
     "auc.sampler=shuffle": ["auc=auc_margin", "auc.loss.prior=train"],
 }
@@ -35,12 +36,12 @@ def test_every_experiment_says_where_it_comes_from(name: str) -> None:
     assert lines[0] == "# @package _global_"
     head = "\n".join(line for line in lines if line.startswith("#"))
     assert [word for word in HEADER if f"# {word}" not in head] == []
-    assert f"dam train +experiment={name}" in head
+    assert f"dam {'pretrain' if name.startswith('moco_') else 'train'} +experiment={name}" in head
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_survives_the_choices_a_user_may_make(name: str) -> None:
-    base = [f"+experiment={name}", "data=phantom"]
+    base = [f"+experiment={name}", "data=phantom", "pretrain=none"]
     compose([*base, "auc=none", "control=none", "metadata=none", "warm_start=ce"])
     config = compose([*base, "auc=ce", "control=none", "auc.optimizer=adam"])
     assert config.auc is not None and config.auc.optimizer.lr == 1e-4
@@ -105,7 +106,7 @@ def test_every_key_of_the_schema_is_explained_where_its_value_is_chosen() -> Non
             explained |= {f"{group}.{key}" for key, said in commented_keys(path).items() if said}
     for part in PARTS:
         keys = {key for path in (folder / part).glob("*.yaml") for key, said in commented_keys(path).items() if said}
-        explained |= {f"{stage}.{part}.{key}" for stage in STAGES for key in keys}
+        explained |= {f"{stage}.{part}.{key}" for stage in (*STAGES, "pretrain") for key in keys}
     for mount, group in ELSEWHERE.items():
         explained |= {f"{mount}{key.removeprefix(group)}" for key in explained if key.startswith(f"{group}.")}
     missing = [key for key in all_keys() if key not in explained and not key.endswith(".name")]

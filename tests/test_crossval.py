@@ -20,8 +20,7 @@ from dam.config import Config
 from dam.errors import UserError
 from dam.evaluation.predictions import Predictions, make_predictions, read_predictions
 from dam.inference.run import load_run
-from dam.training import crossval, outoffold, single
-from dam.training import run as run_module
+from dam.training import crossval, outoffold, run as run_module, single
 from dam.training.single import RunResult
 from dam.training.stage import Stage
 

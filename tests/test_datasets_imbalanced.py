@@ -12,8 +12,7 @@ from data_configs import data_config
 from dataset_files import cifar100_labels, noise, write_cifar100_binary, write_cifar100_python
 
 from dam.data import load_table
-from dam.data.datasets.cifar import CLASSES, read_cifar100
-from dam.data.datasets.cifar import read_cifar10 as read
+from dam.data.datasets.cifar import CLASSES, read_cifar10 as read, read_cifar100
 from dam.data.datasets.cifar_pickle import PIXELS, load_batch, load_class_names
 from dam.data.readers import ImageReader
 from dam.data.splits import imbalanced_indices

@@ -23,8 +23,7 @@ from dam.data.readers import ImageReader
 from dam.data.store_build import fit_image
 from dam.evaluation.fitted import Fitted
 from dam.evaluation.predictions import read_predictions
-from dam.inference import export as exporting
-from dam.inference import export_formats, export_runner
+from dam.inference import export as exporting, export_formats, export_runner
 from dam.inference.export import Wish, export
 from dam.inference.export_check import read_images, torch_answers
 from dam.inference.export_graph import ExportGraph, recipe_of

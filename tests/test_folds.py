@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from data_configs import data_config
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dam.compose import compose
 from dam.data import load_table

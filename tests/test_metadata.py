@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy.special import expit, logit
 from tiny import tiny
 
@@ -26,8 +25,7 @@ from dam.models.metadata import MetadataEncoding, MetadataNetwork, fit_encoding,
 from dam.report.plots.training import draw_training
 from dam.report.run_files import read_run
 from dam.schema import ConfigError
-from dam.training import run as run_module
-from dam.training import single
+from dam.training import run as run_module, single
 from dam.training.inputs import on_paper
 from dam.training.metadata import load_encoding
 from dam.training.plan import make_plan

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file
 from tiny import contents, tiny, words
 
 from dam import report
@@ -372,6 +373,14 @@ def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
         weights.append(load_file(path / "auc" / "edema" / "best.safetensors"))
     for name, value in weights[0].items():
         assert torch.allclose(value, weights[1][name], rtol=1e-4, atol=1e-5), name
+
+
+def test_frozen_batchnorm_keeps_its_statistics_also_after_an_evaluation(tmp_path: Path) -> None:
+    choices = ("auc=none", "warm_start.steps=4", "warm_start.eval_every=0.2", "model.freeze=[bn1]")
+    assert run_module.start(tiny(tmp_path / "run", *choices), ["dam"]).exit_code == 0
+    last = load_file(tmp_path / "run" / "warm_start" / "last.safetensors")
+    assert not last["bn1.running_mean"].any()
+    assert last["layer1.0.bn2.running_mean"].all()
 
 
 def test_non_finite_loss_names_stage_step_and_images(tmp_path: Path, monkeypatch) -> None:

@@ -35,6 +35,13 @@ def test_a_run_is_never_written_over(tmp_path) -> None:
         rundir.create(str(tmp_path / "other"), "x", "a: 1\n")
 
 
+def test_a_directory_that_was_only_begun_is_empty(tmp_path) -> None:
+    for name in (".lock", ".config.yaml.123.tmp"):
+        (tmp_path / name).write_text("")
+    rundir.create(str(tmp_path), "x", "a: 1\n").close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.yaml"]
+
+
 def test_no_run_directory_is_said(tmp_path) -> None:
     with pytest.raises(UserError, match="there is no directory"):
         rundir.open_run(tmp_path / "absent")

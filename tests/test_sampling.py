@@ -6,8 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dam.config import SamplerConfig, TwoClassConfig
 from dam.data.sampling import Draw, TwoClassSampler, make_sampler

@@ -56,14 +56,20 @@ function __dam_words
 end
 complete -c dam -f -n 'count (__dam_words) >/dev/null' -a '(__dam_words)'
 """
-_OPTIONS = {"train": ["-m", "--cfg", "--help"], "data": ["--images", "--out", "--help"]}
+_OPTIONS = {
+    "train": ["-m", "--cfg", "--help"],
+    "pretrain": ["--cfg", "--help"],
+    "data": ["--images", "--out", "--help"],
+}
 _EXPORT = {"--format": ["onnx", "pt2", "safetensors"], "--half": ["fp16"],
            "--model": ["auc", "blend", "ce", "focal", "warm_start"]}  # fmt: skip
+_WEIGHTS: dict[str, list[str]] = {"--model": [], "--channels": ["1", "3"], "--image-size": []}
 _EXPORT_FLAGS = ["--format", "--model", "--out", "--half", "--int8", "--images", "--val-images"]
 _WORDS = {
     "device": ["auto", "cpu", "cuda", "mps"],
     "hydra/launcher": ["basic", "joblib", "submitit_local", "submitit_slurm"],
     "hydra/sweeper": ["basic", "optuna"],
+    "sweep.resume": ["true", "false"],
 }
 _FLAG_WORDS = {
     "--layout": ["long", "wide"],
@@ -111,6 +117,9 @@ def complete(line: str) -> list[str]:
     elif before[0] == "runs":
         clean = ["clean"] if before == ["runs"] else []
         pool = ["--yes", "--help"] if "clean" in before else [*clean, "--filter", "--sort", "--csv", "--all", "--help"]
+    elif before[0] == "weights":
+        flags = [*_WEIGHTS, "--help"] if last.startswith("-") else []  # a file is the shell's to complete
+        pool = ["inspect", "--help"] if len(before) == 1 else _WEIGHTS.get(before[-1], flags)
     elif before[0] == "export":
         pool = _EXPORT.get(before[-1], [*_EXPORT_FLAGS, "--help"])
     elif before[0] in ("evaluate", "compare", "predict", "report", "ensemble"):
@@ -119,6 +128,8 @@ def complete(line: str) -> list[str]:
         pool = ["job"]
     elif before[0] in _OPTIONS:
         return [word for word in _OPTIONS[before[0]] if word.startswith(last)] + _config_words(last)
+    elif before[0] == "study":
+        return _study_words(before, last)
     else:
         pool = []
     return [word for word in pool if word.startswith(last)]
@@ -140,11 +151,25 @@ def _judging_words(before: list[str], last: str) -> list[str]:
     return [word for word in found if word.startswith(roots)]
 
 
+def _study_words(before: list[str], last: str) -> list[str]:
+    """Names of the studies; then the keys of the one that is named, and those of the config."""
+    from dam.studies import STUDIES
+
+    if len(before) == 1:
+        return [word for word in (*STUDIES, "list", "--help") if word.startswith(last)]
+    if before[1] not in STUDIES:
+        return []
+    from dam.studies.study import find
+
+    own = [*(f"study.{key.name}=" for key in find(before[1]).keys), "study.cells=", "--help"]
+    return [word for word in own if word.startswith(last)] + _config_words(last)
+
+
 def _config_words(last: str) -> list[str]:
     mark = "++" if last.startswith("++") else "+" if last.startswith("+") else ""
     key, equals, begun = last[len(mark) :].partition("=")
     if not equals:
-        keys = [*mounts(), *LAYERS, *all_keys(), "resume", "hydra/launcher", "hydra/sweeper"]
+        keys = [*mounts(), *LAYERS, *all_keys(), "resume", "sweep.resume", "hydra/launcher", "hydra/sweeper"]
         # Deep keys come one level at a time, as folders do.
         depth = key.count(".")
         found = {_level(name, depth) for name in keys if name.startswith(key) and not name.endswith(".name")}

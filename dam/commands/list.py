@@ -29,7 +29,9 @@ def run(arguments: list[str]) -> int:
         raise UserError("`dam list` takes one of " + ", ".join(LISTS) + "; only models takes a pattern")
     if kind and kind not in LISTS:
         near = difflib.get_close_matches(kind, LISTS, n=1)
-        raise UserError(f"`dam list {kind}`: choose one of {', '.join(LISTS)}" + (f"; {near[0]}?" if near else ""))
+        raise UserError(
+            f"`dam list {kind}`: choose one of {', '.join(LISTS)}" + (f"; did you mean {near[0]}?" if near else "")
+        )
     if pattern:
         return _search(pattern)
     for number, name in enumerate([kind] if kind else LISTS):
@@ -92,6 +94,9 @@ def _search(pattern: str) -> int:
     names = timm.list_models(pattern if "*" in pattern else f"*{pattern}*")
     if not names:
         near = difflib.get_close_matches(pattern.strip("*"), timm.list_models(), n=3)
-        raise UserError(f"timm has no model like '{pattern}'" + (f"; near it: {', '.join(near)}" if near else ""))
+        raise UserError(
+            f"timm has no model like '{pattern}'"
+            + (f"; near it: {', '.join(near)}" if near else "; `dam list models` shows all")
+        )
     print("\n".join(names))
     return 0

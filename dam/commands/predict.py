@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dam.commands.flags import Parsed, choice, parse
-from dam.errors import UserError
+from dam.errors import UserError, printable
 
 if TYPE_CHECKING:
     from dam.inference.explain import Explain
@@ -220,15 +220,10 @@ def _show(done: Predicted) -> None:
     if lost:
         print(f"{', '.join(lost)}, listed in {done.failed}:")
         for name, reason in summary.first or []:
-            print(f"  {_printable(name)}: {reason}")
+            print(f"  {printable(name)}: {reason}")
         more = summary.failed + summary.skipped - len(summary.first or [])
         if more:
             print(f"  and {more} more")
-
-
-def _printable(name: str) -> str:
-    """A file name on one line, with nothing that a terminal would obey."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def _explain(loaded: LoadedRun, done: Predicted, explain: Explain, wish: Wish) -> None:

@@ -13,7 +13,7 @@ usage: dam report RUN [RUN ...] [--no-figures] [--explain]
 
 Builds report/ of a run (or of a directory of `dam evaluate --out`) again from the files it holds: nothing is trained,
 no image is read. Prints the table, the verdict, where the page is, and which of the 23 points of a publishable report
-pass.
+pass. Of a run of `dam pretrain` it draws the curves and prints their table.
 
 options:
   --no-figures  leave the figures out
@@ -52,10 +52,16 @@ def run(arguments: list[str]) -> int:
         check_installed()
     from dam.report import build_report
     from dam.report.points import lines
+    from dam.report.pretraining import build_pretraining_report
+    from dam.report.run_files import is_pretraining
 
+    figures = "--no-figures" not in parsed.switches
     for number, path in enumerate(paths):
+        if is_pretraining(path):
+            print(("\n" if number else "") + "\n".join(build_pretraining_report(path, figures)))
+            continue
         drawn = _explain(path) if explain else ()
-        result = build_report(path, figures="--no-figures" not in parsed.switches)
+        result = build_report(path, figures)
         print(("\n" if number else "") + "\n".join((*result.lines, *drawn)))
         print("\n" + "\n".join(lines(result.points)))
     return 0

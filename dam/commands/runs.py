@@ -106,13 +106,27 @@ def _ending(rows: list[RunRow]) -> list[str]:
     lines = [f"{len(runs)} run{'s' * (len(runs) != 1)}: {counts}; {duration(seconds)} of training"]
     damaged = [row for row in rows if row.state == "damaged"]
     lines += [f"damaged: {row.path}: {row.reason}" for row in damaged]
-    again = [row for row in rows if row.resume]
-    if again:
+    sweeps, known = _open_sweeps(rows)
+    again = [row for row in rows if row.resume and row.group not in known]
+    if again or sweeps:
         lines.append("to go on:")
         for row in again:
             at = f" at {row.where}" if row.where else ""
             lines.append(f"  {row.resume}  # {row.state}{at}")
-    return lines
+    return lines + sweeps
+
+
+def _open_sweeps(rows: list[RunRow]) -> tuple[list[str], set[Path]]:
+    """A line for each sweep that can be completed as a whole, and the sweeps that these are."""
+    from dam.sweep import how_to_complete
+
+    lines, known = [], set()
+    for sweep in dict.fromkeys(row.group for row in rows if row.kind == "job" and row.group is not None):
+        told = how_to_complete(sweep)
+        if told is not None:
+            known.add(sweep)
+            lines += [f"  {told}"] * (told != "")
+    return lines, known
 
 
 # ---------------------------------------------------------------- clean

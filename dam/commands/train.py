@@ -7,6 +7,7 @@ from shlex import quote
 
 from dam.config_files import GROUPS, LAYERS, choices
 from dam.errors import UserError
+from dam.processes import place
 
 HELP = """
 usage: dam train [+experiment=NAME] [group=choice] [key=value] ...
@@ -41,7 +42,7 @@ Exit codes: 0 done, 1 failed, 2 your mistake (one sentence), 130 interrupted and
 
 def run(arguments: list[str]) -> int:
     """Train as the words say; returns the exit code."""
-    words, options = _options(arguments)
+    words, options = options_of(arguments)
     _check_resume_form(words)
     runs = [word.partition("=")[2] for word in words if word.startswith("resume=")]
     if len(runs) > 1:
@@ -56,20 +57,25 @@ def run(arguments: list[str]) -> int:
             raise UserError("--cfg prints one config: leave out -m and give each key one value")
         return _print_config(words)
     if "-m" in options:
+        if place().world > 1:
+            raise UserError("-m sweeps in one process: start it without torchrun or srun, or each of its runs with it")
         from dam.sweep import run_sweep
 
         return run_sweep(words)
     from dam.compose import compose
 
     config = compose(words)
+    if config.pretrain is not None:
+        raise UserError(f"pretrain=moco learns no labels: start it by `dam pretrain {' '.join(map(quote, words))}`")
     from dam.training.run import start
 
     result = start(config, ["dam", "train", *arguments])
-    print(result.table)
+    if place().rank == 0:
+        print(result.table)
     return result.exit_code
 
 
-def _options(arguments: list[str]) -> tuple[list[str], list[str]]:
+def options_of(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Split ``-m`` and ``--cfg job`` from the overrides."""
     words, options = [], []
     rest = iter(arguments)
@@ -90,13 +96,15 @@ def _options(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _print_config(words: list[str]) -> int:
     from dam.compose import compose, to_yaml
 
-    print(to_yaml(compose(words)), end="")
+    config = to_yaml(compose(words))
+    if place().rank == 0:
+        print(config, end="")
     return 0
 
 
 def _check_resume_form(words: list[str]) -> None:
     """``--resume r1`` and the like are told the one form there is."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         name, equals, run = word.partition("=")
         if name.lstrip("+-") == "resume" and (name != "resume" or not equals):
             run = run or (after if after and "=" not in after else "RUN")
@@ -114,9 +122,12 @@ def _resume(given: str, words: list[str], arguments: list[str]) -> int:
         raise UserError(f"resume={given} is an ensemble of other runs: nothing is trained in it, nothing to resume")
     from dam.compose import read_config, resume_changes
 
-    resume_changes(read_config(folder / "config.yaml"), words)
-    from dam.training.run import resume
-
+    config, _ = resume_changes(read_config(folder / "config.yaml"), words)
+    if config.pretrain is not None:
+        from dam.pretraining.run import resume
+    else:
+        from dam.training.run import resume
     result = resume(folder, words, ["dam", "train", *arguments])
-    print(result.table)
+    if place().rank == 0:
+        print(result.table)
     return result.exit_code

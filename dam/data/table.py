@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ class ImageTable:
     ``container::item``), ``patient``, ``study`` and ``split`` (``train``, ``val``, ``test``; empty while not yet
     assigned; ``extra`` for rows that only ever train), one float column a label (1, 0, NaN unknown, fractions soft, -1
     uncertain until the label policy has run), and metadata in the columns that remain. ``notes`` say, a line a step,
-    what was done to how many rows.
+    what was done to how many rows. ``sources``: the text files it was read from, each with its SHA-256.
     """
 
     frame: pd.DataFrame
@@ -36,6 +36,7 @@ class ImageTable:
     root: Path
     name: str
     notes: tuple[str, ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -85,29 +86,58 @@ class ImageTable:
         return pd.DataFrame(rows)
 
 
-def check_rows(table: ImageTable, on_missing: Literal["refuse", "skip"] = "refuse") -> ImageTable:
+class Naming(str):
+    """A note that names images, patients or studies; ``plain`` says the same without their names."""
+
+    plain: str
+
+    def __new__(cls, plain: str, names: str) -> Naming:
+        note = super().__new__(cls, plain + names)
+        note.plain = plain
+        return note
+
+
+def without_names(note: str, names: Collection[str]) -> str:
+    """A note as it may be shown where nobody may be named: without any of ``names``."""
+    plain = note.plain if isinstance(note, Naming) else note
+    if any(len(name) > 3 and not name.isdecimal() and name in plain for name in names):
+        return "a step whose note named images or patients"
+    return plain
+
+
+def check_rows(
+    table: ImageTable, on_missing: Literal["refuse", "skip"] = "refuse", labelled: bool = True
+) -> ImageTable:
     """Check a table as it was read: it has rows and labels, no image twice, label values that can be understood,
     and its files exist. With ``on_missing="skip"`` rows without a file are left out (and noted) unless all are.
+    ``labelled=False``: it may be without labels.
 
     Raises ``UserError``.
     """
-    _check_columns(table)
+    _check_columns(table, labelled)
     _check_duplicates(table)
     _check_raw_values(table)
     return _check_files(table, on_missing)
 
 
-def check(table: ImageTable, leakage: Literal["refuse", "allow"] = "refuse", validation: bool = True) -> ImageTable:
+def check(
+    table: ImageTable,
+    leakage: Literal["refuse", "allow"] = "refuse",
+    validation: bool = True,
+    labelled: bool = True,
+) -> ImageTable:
     """Check a table that is ready for training: targets in [0, 1] or unknown, every row in a split, training and
     validation not empty and with both classes of every label, no patient in two splits (``extra`` counts as training).
     ``validation=False``: folds are still to be made of the training rows, so no validation rows are expected.
+    ``labelled=False``: nothing will be learned from labels, so they and their classes may be missing.
 
     What is only worth knowing (no test rows, a class missing in test, patients shared under ``leakage="allow"``)
     becomes a note. Raises ``UserError``.
     """
-    _check_columns(table)
+    _check_columns(table, labelled)
     _check_targets(table)
-    notes = [*_check_splits(table, validation), *_check_classes(table), *_check_patients(table, leakage)]
+    classes = _check_classes(table) if labelled else []
+    notes = [*_check_splits(table, validation), *classes, *_check_patients(table, leakage)]
     return table.with_frame(table.frame, *notes)
 
 
@@ -122,8 +152,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def _check_columns(table: ImageTable) -> None:
-    if not table.labels:
+def _check_columns(table: ImageTable, labelled: bool) -> None:
+    if labelled and table.name == "folder":
+        raise UserError("data=folder has no labels, so nothing can be trained on it: it is for `dam pretrain`; use "
+                        "data=csv for images with labels.")  # fmt: skip
+    if labelled and not table.labels:
         raise UserError(
             f"The {table.name} table has no label column; its columns are {named(list(table.frame.columns), 30)}. "
             "Name the label columns with data.labels=[...]."
@@ -183,7 +216,7 @@ def _check_files(table: ImageTable, on_missing: Literal["refuse", "skip"]) -> Im
             f"{missing[0]}): data.root is probably another folder."
         )
     if on_missing == "skip":
-        note = f"left out {counted(len(missing), 'row')} without a file: {named(missing)}"
+        note = Naming(f"left out {counted(len(missing), 'row')} without a file", f": {named(missing)}")
         return table.with_frame(table.frame[present], note)
     raise UserError(
         f"{len(missing)} of the {counted(len(files), 'image')} of the {table.name} table "
@@ -264,7 +297,7 @@ def _check_patients(table: ImageTable, leakage: Literal["refuse", "allow"]) -> l
     splits = pairs["split"][pairs["patient"] == shared[0]].tolist()
     told = f"{counted(len(shared), 'patient')} {'is' if len(shared) == 1 else 'are'} in more than one split"
     if leakage == "allow":
-        return [f"{told} (allowed by data.leakage=allow): {named(shared, 5)}"]
+        return [Naming(f"{told} (allowed by data.leakage=allow)", f": {named(shared, 5)}")]
     raise UserError(
         f"{told}: {named(shared, 5)} ({shared[0]} is in "
         f"{' and '.join(splits)}), so the result would flatter the model. Give each patient one split, "

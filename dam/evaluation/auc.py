@@ -55,8 +55,10 @@ def roc_auc(targets: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = N
     Source: Mann-Whitney; Bamber, J. Math. Psychol. 12 (1975).
     """
     y, s = _cases(targets, scores)
-    w = np.ones(len(y)) if weights is None else _weights(weights, len(y))
     positive, negative = y == 1, y == 0
+    if weights is None:
+        return _plain_auc(s[positive], s[negative])
+    w = _weights(weights, len(y))
     total = float(w[positive].sum() * w[negative].sum())
     if total == 0:
         return float("nan")
@@ -66,6 +68,18 @@ def roc_auc(targets: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = N
     lower, upper = _counts(sorted_negatives, s[positive])
     wins = float(w[positive] @ (below[lower] + below[upper]))
     return wins / (2 * total)
+
+
+def _plain_auc(positives: Array, negatives: Array) -> float:
+    if not len(positives) or not len(negatives):
+        return float("nan")
+    # Each value of the smaller class is looked up in the larger once, in order: neighbours lie in the same cache lines.
+    few, many = sorted((positives, negatives), key=len)
+    values, times = np.unique(few, return_counts=True)
+    lower, upper = _counts(np.sort(many), values)
+    doubled, pairs = int(times @ (lower + upper)), len(few) * len(many)
+    wins = doubled if len(positives) <= len(negatives) else 2 * pairs - doubled
+    return wins / (2 * pairs)
 
 
 def roc_curve(targets: ArrayLike, scores: ArrayLike) -> RocCurve:
@@ -104,12 +118,15 @@ def placements(targets: ArrayLike, scores: ArrayLike) -> Placements:
     for r, row in enumerate(rows):
         _, s = _cases(y, row)
         x, z = s[positive], s[negative]
-        lower, upper = _counts(np.sort(z), x)
+        order = np.argsort(z)
+        lower, upper = _counts(z[order], x)
         doubled = lower + upper  # integers: twice the negatives beaten
         auc[r] = int(doubled.sum()) / (2 * m * n)
         v10[r] = doubled / (2 * n)
-        lower, upper = _counts(np.sort(x), z)
-        v01[r] = (2 * m - (lower + upper)) / (2 * m)
+        # A positive lies below the j-th ranked negative if at most j negatives are at or below it, and at or below if
+        # at most j are below: counted, where looking each negative up would cost a search.
+        beaten = sum(np.cumsum(np.bincount(counts, minlength=n + 1)[:n]) for counts in (lower, upper))
+        v01[r, order] = (2 * m - beaten) / (2 * m)
     return Placements(auc, v10, v01)
 
 
@@ -121,8 +138,11 @@ def known_targets(targets: ArrayLike, drop: bool = True) -> Array:
     y = np.asarray(targets, dtype=np.float64)
     if y.ndim != 1:
         raise ValueError(f"targets must have one dimension, not shape {y.shape}")
+    known = (y == 0) | (y == 1)
+    if known.all():
+        return y
     unknown = np.isnan(y)
-    wrong = ~(unknown | (y == 0) | (y == 1))
+    wrong = ~(unknown | known)
     if wrong.any():
         where = int(np.argmax(wrong))
         raise ValueError(f"targets must be 0, 1 or NaN (unknown); case {where} is {y[where]:g}")

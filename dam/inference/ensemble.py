@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.evaluation.ensemble import ENSEMBLE as COLUMN, Mixture
 from dam.evaluation.predictions import read_predictions
 from dam.inference.run import LoadedRun, Scores, load_run
@@ -111,7 +111,7 @@ def read_ensemble(path: Path) -> Ensemble | None:
         labels = tuple(map(str, node["labels"]))
         return Ensemble(path, str(node["name"]), str(node["unit"]), str(node["merge"]), labels, members, mixture)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        reason = f"no {error}" if isinstance(error, KeyError) else in_a_line(error)
         raise UserError(f"{file} is damaged ({reason}): make the ensemble again with `dam ensemble`") from error
 
 

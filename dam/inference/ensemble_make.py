@@ -26,7 +26,7 @@ from dam.evaluation.predictions import Predictions, merge_units, read_prediction
 from dam.files import atomic_path, atomic_write_text
 from dam.inference.ensemble import FORMAT, Member, digest
 from dam.inference.ensemble_checks import check_leaks, check_same_images, named
-from dam.report.run_files import ENSEMBLE, RunFiles
+from dam.report.run_files import ENSEMBLE, RunFiles, refuse_pretraining
 from dam.report.settings import rebalanced
 from dam.training.environment import describe
 from dam.training.rundir import resume_command
@@ -129,6 +129,7 @@ def read_source(path: Path, model: str | None) -> Source:
     file = path / "config.yaml"
     if not file.is_file():
         raise UserError(f"{path} is no run directory: it has no config.yaml; give the folder that `dam train` printed")
+    refuse_pretraining(path)
     text = file.read_text(encoding="utf-8")
     config, plain = from_yaml(text, str(file)), yaml.safe_load(text)
     folder = path / "predictions"

@@ -79,7 +79,8 @@ def _no_examples(files: RunFiles) -> str:
             f"{files.path} is an ensemble, which keeps no example images to draw on; draw on its members' instead: "
             f"dam report {' '.join(members)} --explain"
         )
-    return f"{files.path} keeps no example images (predictions/examples.csv), so --explain has nothing to draw on"
+    why = "report.anonymize=true: no pictures" if "anonymized" in files.data else "predictions/examples.csv"
+    return f"{files.path} keeps no example images ({why}), so --explain has nothing to draw on"
 
 
 def _overlays(

@@ -25,7 +25,7 @@ from dam.inference.export_check import TOLERANCE, Checked, Validation
 from dam.inference.export_graph import ExportGraph, Recipe, models_of, recipe_of
 from dam.inference.predict_table import read_calibration
 from dam.inference.run import LoadedRun, load_run
-from dam.models.backbones import input_statistics
+from dam.models.normalization import normalization_facts
 
 FOLDER = "export"  # in the run's directory, where --out is not given
 
@@ -150,7 +150,6 @@ def describe(run: LoadedRun, recipe: Recipe, calibration: Fitted, precision: str
     """What a program must know to use the file: plain values for JSON."""
     config = run.config
     fits = {label: calibration.get(recipe.model, label) for label in recipe.labels}
-    mean, std = input_statistics(config.model, run.channels)
     facts = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
     dataset = str(facts.get("dataset", config.data.name))
     stored = {label: None if fit is None else fit.as_dict() for label, fit in fits.items()}
@@ -178,7 +177,7 @@ def describe(run: LoadedRun, recipe: Recipe, calibration: Fitted, precision: str
             "colour": "gray" if run.channels == 1 else "RGB",
             "fit": config.data.fit,
             "window": config.data.window,
-            "normalization": {"where": "in the graph: (x / 255 - mean) / std", "mean": mean, "std": std},
+            "normalization": normalization_facts(config.model, run.channels),
         },
         "outputs": ["logits", "probabilities"],
         "calibration": stored,
@@ -198,8 +197,7 @@ def _own_network(one: LoadedRun, run: LoadedRun) -> dict[str, Any]:
     """Network and normalization of an ensemble's member, which may be its own."""
     if not run.members:
         return {}
-    mean, std = input_statistics(one.config.model, one.channels)
-    return {"network": one.config.model.name, "normalization": {"mean": mean, "std": std}}
+    return {"network": one.config.model.name, "normalization": normalization_facts(one.config.model, one.channels)}
 
 
 def _write_runner(out: Path) -> Path:

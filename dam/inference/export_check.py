@@ -112,6 +112,12 @@ def find_validation(run: LoadedRun, root: str | None) -> Validation | str:
     file = run.path / "predictions" / "val.csv"
     if not file.is_file():
         return "not measured: the run has no predictions/val.csv"
+    stored = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
+    if "anonymized" in stored:
+        if root is not None:
+            raise UserError(f"--val-images {root}: {run.path} holds pseudonyms, so its images cannot be found by name; "
+                            "leave the flag out")  # fmt: skip
+        return "not measured: the run holds pseudonyms, so its validation images cannot be found by name"
     table = read_predictions(file)
     rows = _spaced(len(table.images), MOST_VALIDATION)
     table = replace(
@@ -122,8 +128,7 @@ def find_validation(run: LoadedRun, root: str | None) -> Validation | str:
         targets=table.targets[rows],
         scores={model: values[rows] for model, values in table.scores.items()},
     )
-    stored = json.loads((run.path / "data.json").read_text(encoding="utf-8")).get("root")
-    folder = Path(root).expanduser() if root is not None else Path(str(stored or ""))
+    folder = Path(root).expanduser() if root is not None else Path(str(stored.get("root") or ""))
     files = dict.fromkeys(folder / str(image).partition("::")[0] for image in table.images)
     absent = next((file for file in files if not file.is_file()), None)
     if absent is None:

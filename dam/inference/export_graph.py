@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dam.errors import UserError
 from dam.evaluation.fitted import Fitted
 from dam.inference.run import BLEND, LoadedRun, Part
-from dam.models.backbones import input_statistics
+from dam.models.normalization import normalization_facts
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ExportGraph(nn.Module):
     def __init__(self, recipe: Recipe, calibration: Fitted, half: bool = False) -> None:
         super().__init__()
         networks = [run.network(part) for run, part in recipe.parts]
-        kinds = [str(input_statistics(run.config.model, run.channels)) for run, _ in recipe.parts]
+        kinds = [str(normalization_facts(run.config.model, run.channels)) for run, _ in recipe.parts]
         self.kinds = [list(dict.fromkeys(kinds)).index(kind) for kind in kinds]  # of normalization, a network
         self.normalizations = nn.ModuleList(networks[kinds.index(kind)].normalization for kind in dict.fromkeys(kinds))
         self.models = nn.ModuleList(network.model for network in networks)

@@ -13,19 +13,20 @@ import numpy as np
 import pandas as pd
 
 from dam.config import AugmentConfig, ChexpertConfig, DataConfig
-from dam.data import fingerprint
-from dam.data.datasets import DATASETS
+from dam.data import fingerprint, read_dataset
 from dam.data.labels import apply_policies
 from dam.data.steps import drop_unknown, keep_views
 from dam.data.store import ImageStore, default_store_dir, open_store
-from dam.data.table import ImageTable, check_rows, counted, named
+from dam.data.table import ImageTable, Naming, check_rows, counted, named, without_names
 from dam.errors import UserError
 from dam.evaluation.predictions import Predictions, make_predictions, write_predictions as write_table
 from dam.files import atomic_path, atomic_write_text
 from dam.inference.run import LoadedRun
+from dam.training import anonymize
 from dam.training.inputs import Inputs
 
 PREFIX = "external_"
+NAMED = ("images", "patients", "studies")  # fields of Predictions
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def score_external(run: LoadedRun, cfg: DataConfig, name: str, workers: int) -> 
     ``cfg.leakage=allow``, if an image or patient of the set was in the run's training or validation.
     """
     table = external_table(cfg, run.labels)
-    notes = list(check_overlap(run.path, table, cfg))
+    notes = check_overlap(run.path, table, cfg)
     stores: dict[tuple[int, int, str], ImageStore] = {}
     for one in run.members or (run,):
         if _form(one) not in stores:
@@ -58,6 +59,12 @@ def score_external(run: LoadedRun, cfg: DataConfig, name: str, workers: int) -> 
     if lacking:
         notes.append(f"no {named(lacking)} here, which the run's metadata network reads: its scores are left out")
     predictions = _score(run, table, stores, workers)
+    theirs = anonymize.of_run(run.path)
+    if theirs is not None:
+        table = theirs.table(table, anonymize.kept_metadata(run.config))
+        called = {name: np.array(theirs.names(getattr(predictions, name)), object) for name in NAMED}
+        predictions = replace(predictions, **called)  # type: ignore[arg-type]
+        notes = [without_names(note, ()) for note in notes]
     split = PREFIX + name
     folder = run.path / "predictions"
     replaced = (folder / f"{split}.csv").exists()
@@ -86,7 +93,7 @@ def external_table(cfg: DataConfig, labels: Sequence[str]) -> ImageTable:
 
     Label policies are those of judged rows: uncertain labels get a class or become unknown, fractions are cut.
     """
-    table = DATASETS[cfg.name].read(cfg)
+    table = read_dataset(cfg)
     if isinstance(cfg, ChexpertConfig):
         table = keep_views(table, cfg.views)
     official = (table.frame["split"] == "test").to_numpy()
@@ -133,24 +140,26 @@ def check_overlap(path: Path, table: ImageTable, cfg: DataConfig) -> list[str]:
     seen = _seen(path)
     used = seen[seen["split"] != "test"]
     frame = table.frame
-    notes = []
+    pseudonyms = anonymize.of_run(path)
+    notes: list[str] = []
     for what in ("image", "patient"):
         known = frame[frame["patient"] != frame["image"]] if what == "patient" else frame
         theirs = used[used["patient"] != used["image"]] if what == "patient" else used
-        shared = sorted((set(known[what]) & set(theirs[what])) - {""})
+        names = known[what].drop_duplicates()
+        called = names if pseudonyms is None else pd.Series(pseudonyms.names(names), names.index)
+        shared = sorted(set(names[called.isin(theirs[what])]) - {""})
         if not shared:
             continue
         have = "has" if len(shared) == 1 else "have"
         told = (
             f"{counted(len(shared), what)} of the external set {have} the name of one that the run trained or chose on"
         )
-        told += f" ({named(shared, 3)})"
         if cfg.leakage == "refuse":
             raise UserError(
-                f"{told}: a test on those means nothing. Leave them out; if only the names coincide, as numbers of two "
-                "hospitals may, say data.leakage=allow"
+                f"{told} ({named(shared, 3)}): a test on those means nothing. Leave them out; if only the names "
+                "coincide, as numbers of two hospitals may, say data.leakage=allow"
             )
-        notes.append(f"{told}; allowed by data.leakage=allow")
+        notes.append(Naming(f"{told}, allowed by data.leakage=allow", f" ({named(shared, 3)})"))
     if (frame["patient"] == frame["image"]).all():
         notes.append("the external set names no patients: that none of them was in training could not be checked")
     return notes
@@ -168,10 +177,10 @@ def check_pixels(run: LoadedRun, table: ImageTable, store: ImageStore, cfg: Data
     images = table.frame["image"].to_numpy()[equal].tolist()
     were = "was" if len(images) == 1 else "were"
     told = f"{counted(len(images), 'image')} of the external set {were} in the run's training or validation, byte for "
-    told += f"byte ({named(images, 3)})"
+    told += "byte"
     if cfg.leakage == "refuse":
-        raise UserError(f"{told}: remove them, or set data.leakage=allow if you know better")
-    return [f"{told}; allowed by data.leakage=allow"]
+        raise UserError(f"{told} ({named(images, 3)}): remove them, or set data.leakage=allow if you know better")
+    return [Naming(f"{told}, allowed by data.leakage=allow", f" ({named(images, 3)})")]
 
 
 def _seen(path: Path) -> pd.DataFrame:
@@ -187,13 +196,14 @@ def _training_digests(run: LoadedRun) -> set[str] | None:
     stores = [Path(run.config.data.store).expanduser()] if run.config.data.store else []
     seen = _seen(run.path)
     used = set(seen["image"][seen["split"] != "test"])
+    theirs = anonymize.of_run(run.path)
     for base in dict.fromkeys([*stores, default_store_dir()]):
         for file in sorted(base.glob(f"images-{run.config.image_size}-*/index.json")):
             index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             found = hashlib.sha256("\n".join(index["digests"]).encode()).hexdigest()
             if found == facts.get("pixels_sha256"):
                 pairs = zip(index["locators"], index["digests"], strict=True)
-                return {digest for locator, digest in pairs if locator in used}
+                return {digest for name, digest in pairs if (theirs.name(name) if theirs else name) in used}
     return None
 
 
@@ -215,7 +225,8 @@ def _score(
             augment=AugmentConfig(train=[]),
             image_size=one.config.image_size,
             workers=workers,
-            pin=one.device.is_cuda,
+            device=one.device.device,
+            augment_on="cpu",
         )
         each.append(one.logits(inputs, rows))
     every = run.combined(each) if run.members else each[0]

@@ -14,10 +14,11 @@ from torch import nn
 
 from dam.compose import read_config
 from dam.config import Config
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.evaluation.calibration import Blend
 from dam.models.backbones import build_model
 from dam.models.metadata import MetadataEncoding, MetadataNetwork, mix_scores
+from dam.report.run_files import refuse_pretraining
 from dam.training import checkpoint, tta
 from dam.training.device import Device, resolve
 from dam.training.inputs import Inputs
@@ -276,7 +277,7 @@ def _open(path: Path, config: Config, device: Device) -> LoadedRun:
     facts = _json(path / "data.json")
     labels = tuple(str(label) for label in facts.get("labels", ()))
     if not labels:
-        raise UserError(f"{path}/data.json names no labels: the run is incomplete or damaged")
+        raise UserError(f"{path}/data.json is damaged: it names no labels; put back a copy of it")
     fold_paths = sorted(path.glob("fold_*"), key=lambda p: int(p.name[5:]) if p.name[5:].isdigit() else 0)
     if fold_paths:
         folds = tuple(_open(p, replace(_config(p), compile=False), device) for p in fold_paths)
@@ -289,7 +290,7 @@ def _open(path: Path, config: Config, device: Device) -> LoadedRun:
                             "the run was changed by hand")  # fmt: skip
         if not part.weights.is_file():
             raise UserError(
-                f"the weights {part.weights} cannot be read (no such file); the run is incomplete or damaged"
+                f"the weights {part.weights} cannot be read (no such file); put back a copy of the file, or train anew"
             )
     file = path / METADATA / ENCODING
     encoding = MetadataEncoding.from_json(file.read_text("utf-8", "replace")) if file.is_file() else None
@@ -300,6 +301,7 @@ def _config(path: Path) -> Config:
     file = path / "config.yaml"
     if not file.is_file():
         raise UserError(f"{path} is no run directory: it has no config.yaml; give the folder that `dam train` printed")
+    refuse_pretraining(path)
     config = read_config(file)
     if not any((path / "predictions" / f"{split}.csv").is_file() for split in ("val", "test")):
         raise UserError(f"{path} is not finished: it has no predictions yet; go on with `{resume_command(path)}`")
@@ -351,14 +353,14 @@ def _blends(path: Path) -> dict[str, Blend]:
     try:
         return {label: Blend.from_dict(content) for label, content in _json(file).items()}
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error}); the run is incomplete") from error
+        raise UserError(f"{file} is damaged ({in_a_line(error)}); put back a copy of it") from error
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}); the run is incomplete or damaged") from error
+        raise UserError(f"{file} cannot be read ({in_a_line(error)}); put back a copy of it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged: it should hold a mapping")
+        raise UserError(f"{file} is damaged: it should hold a mapping; put back a copy of it")
     return content

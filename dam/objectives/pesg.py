@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dam.objectives.batch import full_precision
-from dam.objectives.pesg_steps import descend_foreach, descend_loop, displace
+from dam.objectives.pesg_steps import BLOCK, State, descend_foreach, descend_loop, displace
 
 # Elements whose few passes stay in the cache of a CPU core; a GPU takes all tensors in one launch.
 _CPU_ELEMENTS = 262_144
 _LIBAUC_CLIP = 1.0
 _LIBAUC_ALPHA_MAX = 999.0
+_Part = tuple[Tensor, Tensor, State]  # a parameter, its gradient, its state
 
 
 class PESG(Optimizer):
@@ -53,7 +54,7 @@ class PESG(Optimizer):
         variant: "paper" is the above. "libauc" makes the iterates of LibAUC 2.0.1 from the same v_ref: its momentum,
             its clip, and alpha <- alpha + eta (2 (m + b - a) - 2 alpha) with the new a, b, kept in [0, 999]. Its
             random v_ref from N(0, 0.01^2) is not reproduced; ``set_reference`` can set any.
-        foreach: tensors in groups instead of one by one; the results are the same.
+        foreach: tensors in groups instead of one by one; the results are the same (with momentum up to rounding).
 
     Raises:
         ValueError: options out of range, no parameters, or a loss without a, b, alpha (cross-entropy, say).
@@ -135,6 +136,7 @@ class PESG(Optimizer):
             for p in group["params"]:
                 if "reference" in self.state.get(p, {}):
                     state = self.state[p]
+                    state["displacement"].sub_(state["reference"], alpha=steps % BLOCK)
                     state["reference"].add_(state["displacement"], alpha=1 / steps)
                     state["displacement"].zero_()
             group["steps_since_reference"] = 0
@@ -162,7 +164,7 @@ class PESG(Optimizer):
         if [value.shape for value in values] != [p.shape for p in primal]:
             raise ValueError(f"v_ref needs {len(primal)} tensors shaped like the model's parameters, then a and b")
         for p, value in zip(primal, values, strict=True):
-            self._begin(p)
+            self._begin(p, 0)
             self.state[p]["reference"].copy_(value)
             self.state[p]["displacement"].zero_()
         for group in self.param_groups:
@@ -184,25 +186,30 @@ class PESG(Optimizer):
             if group["role"] != "dual":
                 yield from group["params"]
 
-    def _begin(self, p: Tensor) -> None:
+    def _begin(self, p: Tensor, steps: int) -> None:
+        """State of a parameter that was where it is for the ``steps`` made since the reference was set."""
         if "reference" not in self.state[p]:
             reference = _copy(p)
-            # The average is kept as the sum of v - v_ref: small numbers, so that many steps lose no digits.
-            self.state[p].update(reference=reference, displacement=torch.zeros_like(reference))
+            self.state[p].update(reference=reference, displacement=reference * (steps % BLOCK))
 
     def _descend(self, group: dict[str, Any]) -> None:
-        active: list[Tensor] = []
+        active: list[_Part] = []
         for p in group["params"]:
-            if p.grad is not None:
-                if p.grad.is_sparse:
-                    raise RuntimeError("PESG does not take sparse gradients")
-                self._begin(p)
-                active.append(p)
-            elif "reference" in self.state.get(p, {}):
-                displace([full_precision(p)], [self.state[p]])
+            gradient, state = p.grad, self.state.get(p, {})  # looked up once: a network has hundreds of tensors
+            if gradient is None:
+                if "reference" in state:
+                    displace([full_precision(p)], [state], group["steps_since_reference"] + 1)
+                continue
+            if gradient.is_sparse:
+                raise RuntimeError("PESG does not take sparse gradients")
+            if "reference" not in state:
+                self._begin(p, group["steps_since_reference"])
+                state = self.state[p]
+            active.append((p, gradient, state))
         descend = descend_foreach if group["foreach"] else descend_loop
         for chunk in _chunks(active):
-            descend(chunk, [p.grad for p in chunk if p.grad is not None], [self.state[p] for p in chunk], group)
+            params, gradients, states = map(list, zip(*chunk, strict=True))
+            descend(params, gradients, states, group)
         group["steps_since_reference"] += 1
 
     def _ascend(self) -> None:
@@ -228,21 +235,22 @@ def _copy(p: Tensor) -> Tensor:
     return full_precision(p.detach()).clone(memory_format=torch.preserve_format)
 
 
-def _chunks(params: list[Tensor]) -> Iterator[list[Tensor]]:
+def _chunks(parts: list[_Part]) -> Iterator[list[_Part]]:
     """Tensors of one device and type together; on a CPU no more at once than its cache holds."""
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for p in params:
-        alike[p.device, p.dtype].append(p)
-    for (device, _), tensors in alike.items():
+    alike: dict[tuple[torch.device, torch.dtype], list[_Part]] = defaultdict(list)
+    for part in parts:
+        alike[part[0].device, part[0].dtype].append(part)
+    for (device, _), members in alike.items():
         limit = _CPU_ELEMENTS if device.type == "cpu" else math.inf
-        chunk: list[Tensor] = []
+        chunk: list[_Part] = []
         elements = 0
-        for p in tensors:
-            if chunk and elements + p.numel() > limit:
+        for part in members:
+            size = part[0].numel()
+            if chunk and elements + size > limit:
                 yield chunk
                 chunk, elements = [], 0
-            chunk.append(p)
-            elements += p.numel()
+            chunk.append(part)
+            elements += size
         yield chunk
 
 

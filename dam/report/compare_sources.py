@@ -12,7 +12,7 @@ from dam.evaluation.import_table import read_table
 from dam.evaluation.predictions import COLUMNS, Predictions, read_predictions
 from dam.report.compare import Contestant
 from dam.report.evaluated import read_own_settings
-from dam.report.run_files import read_mapping
+from dam.report.run_files import read_mapping, refuse_pretraining
 
 
 def sides(words: Sequence[str]) -> list[list[Path]]:
@@ -37,6 +37,7 @@ def common_split(paths: Sequence[Path], wanted: str | None) -> str:
     """
     runs = [path for path in paths if path.is_dir()]
     for path in runs:
+        refuse_pretraining(path)
         read_own_settings(path)  # is it a run at all
     for split in [wanted] if wanted else ["test", "val"]:
         lacking = [path for path in runs if not (path / "predictions" / f"{split}.csv").is_file()]

@@ -31,6 +31,7 @@ FOLDER = "examples"
 # networks: whose maps were averaged, where there were several; method as dam.inference.explain_maps names them
 OVERLAY_COLUMNS = ("image", "label", "file", "model", "networks", "method")
 OVERLAYS = "explain.csv"
+EXAMPLE = re.compile(r"\d+\.png")
 OVERLAY = re.compile(r"\d+_explain(_\d+)?\.png")
 MOST = 36  # images in all
 
@@ -42,7 +43,8 @@ def overlays(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
         return {}
     with open(file, encoding="utf-8", newline="") as lines:
         rows = [{name: row.get(name) or "" for name in OVERLAY_COLUMNS} for row in csv.DictReader(lines)]
-    there = [row for row in rows if OVERLAY.fullmatch(row["file"]) and (folder / row["file"]).is_file()]
+    inside = [row for row in rows if OVERLAY.fullmatch(row["file"]) and not (folder / row["file"]).is_symlink()]
+    there = [row for row in inside if (folder / row["file"]).is_file()]
     return {(row["image"], row["label"]): row for row in there}
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from dam.errors import UserError, in_a_line
 from dam.evaluation.predictions import Predictions, read_predictions
 from dam.report import history
+from dam.report.examples import EXAMPLE, FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 SPLITS = ("test", "val")  # the first one that is there is the headline
 EXTERNAL = "external_"  # predictions/external_<name>.csv
 EVALUATION = "evaluation.json"  # what `dam evaluate` was told: laid over config.yaml, or alone for a foreign table
+PRETRAIN = "pretrain"  # the folder that makes a directory a run of `dam pretrain`
 ENSEMBLE = "ensemble.json"  # what makes a directory an ensemble of runs
 MODELS = ("warm_start", "ce", "focal", "auc", "blend")  # the order of columns and colours; others follow
 PARTS = ("warm_start", "auc", "control", "metadata/auc", "metadata/control")
@@ -90,8 +93,23 @@ class RunFiles:
         return tuple(s for s in second if s.facts.get("column", s.part) == column)
 
 
+def is_pretraining(run_dir: Path) -> bool:
+    """Whether a directory is a run of `dam pretrain`."""
+    return (run_dir / PRETRAIN).is_dir()
+
+
+def refuse_pretraining(run_dir: Path) -> None:
+    """Raise ``UserError`` for a pretraining run, which has nothing that could be judged or could predict."""
+    if is_pretraining(run_dir):
+        raise UserError(
+            f"{run_dir} is a pretraining run: it learned no label, so it predicts nothing; train from it first, "
+            f"dam train ... model.weights={quote(str(run_dir))}"
+        )
+
+
 def read_run(path: Path) -> RunFiles:
     """Read a run directory. Raises ``UserError`` if it is none, holds no predictions, or a file in it is damaged."""
+    refuse_pretraining(path)
     if not (path / "config.yaml").is_file() and not (path / EVALUATION).is_file():
         raise UserError(f"{path} is no run directory: it has no config.yaml; give the folder that `dam train` printed")
     folder = path / "predictions"
@@ -103,14 +121,17 @@ def read_run(path: Path) -> RunFiles:
     found += sorted(file.stem for file in folder.glob(f"{EXTERNAL}*.csv"))
     tables = {split: _ordered(read_predictions(folder / f"{split}.csv")) for split in found}
     stages, origin = _stages_or_fold(path, next(iter(tables.values())).labels)
+    data, metadata = read_mapping(path / "data.json"), _frame(folder / "images.csv")
+    if metadata is not None and (path / "config.yaml").is_file():
+        _check_whole(folder / "images.csv", metadata, tables, data)
     return RunFiles(
         path=path,
         config=_config(path),
-        data=read_mapping(path / "data.json"),
+        data=data,
         environment=read_mapping(path / "environment.json"),
         predictions=tables,
         stages=tuple(stages),
-        metadata=_frame(folder / "images.csv"),
+        metadata=metadata,
         folds=_frame(folder / "folds.csv"),
         examples=tuple(_examples(folder / "examples.csv")),
         history=tuple(history.read(path)),
@@ -118,6 +139,19 @@ def read_run(path: Path) -> RunFiles:
         seconds=_seconds(path),
         ensemble=read_mapping(path / ENSEMBLE),
     )
+
+
+def _check_whole(file: Path, images: pd.DataFrame, tables: dict[str, Predictions], data: dict[str, Any]) -> None:
+    """Raise ``UserError`` if images.csv of a run lost rows, which as a CSV it would not show."""
+    sizes = data.get("sizes")
+    parts = [part for part in sizes.values() if isinstance(part, dict)] if isinstance(sizes, dict) else []
+    expected = sum(part.get("images", 0) for part in parts)
+    known = set(images["image"]) if "image" in images else set()
+    own = [table for split, table in tables.items() if not split.startswith(EXTERNAL)]
+    lost = {str(name) for table in own for name in table.images} - known
+    if lost or len(images) < expected:
+        few = f"{len(images)} of {max(expected, len(images) + len(lost))} images"
+        raise UserError(f"{file} is damaged: it has {few}; put back a copy of it")
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -164,7 +198,9 @@ def _examples(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
     with open(file, encoding="utf-8", newline="") as lines:
-        return [{str(key): value or "" for key, value in row.items()} for row in csv.DictReader(lines)]
+        rows = [{str(key): value or "" for key, value in row.items()} for row in csv.DictReader(lines)]
+    folder = file.parent / FOLDER  # a name or a link that leads out of it would put any file into the report
+    return [row for row in rows if EXAMPLE.fullmatch(row.get("file", "")) and not (folder / row["file"]).is_symlink()]
 
 
 def _ordered(table: Predictions) -> Predictions:

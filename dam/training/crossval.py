@@ -16,9 +16,8 @@ from dam.config import Config
 from dam.data import load_table
 from dam.data.table import ImageTable
 from dam.files import atomic_write_text
-from dam.training import outoffold, rundir, single
+from dam.training import distributed, outoffold, rundir, single
 from dam.training.device import Device
-from dam.training.examples import write_examples
 from dam.training.inputs import Inputs
 from dam.training.interrupt import Interrupted
 from dam.training.predict import write_images
@@ -60,11 +59,12 @@ def train_folds(
         if _train_fold(fold_config(cfg, fold, run.path), run, inputs, device, command, shared).exit_code:
             raise Interrupted
     run.progress("running", stage="predictions")
-    outoffold.join(run, _folds(cfg), inputs.table)
-    write_examples(run, inputs)
-    run.progress("running", stage="report")
-    lines = single.report(run)
-    run.progress("done")
+
+    def conclude() -> str:
+        outoffold.join(run, _folds(cfg), inputs.table)
+        return single.concluded(run, inputs)
+
+    lines = distributed.from_main(conclude)
     return RunResult(run.path, outoffold.mean_val_auc(run), f"\n{lines}")
 
 
@@ -72,9 +72,7 @@ def _train_fold(
     cfg: Config, outer: RunDirectory, everything: Inputs, device: Device, command: list[str], shared: Path | None
 ) -> RunResult:
     folder = Path(str(cfg.run_dir))
-    new = not (folder / "config.yaml").exists()
-    if new and folder.exists():  # killed while it was made: nothing in it is worth keeping
-        shutil.rmtree(folder)
+    new = distributed.from_main(lambda: _is_new(folder))
     run = rundir.create(str(folder), cfg.name, to_yaml(cfg)) if new else rundir.open_run(folder)
     try:
         if run.finished():
@@ -83,7 +81,7 @@ def _train_fold(
         inputs = single.inputs_of(cfg, load_table(cfg.data), device, everything.store)
         facts = single.data_facts(inputs), single.describe_run(command, cfg, device)
         check_same_data(run, facts[0])
-        if not new:
+        if not new and distributed.is_main():
             atomic_write_text(run.config_file, to_yaml(cfg))  # as the outer run was resumed
             run.tidy()
         return single.guarded(
@@ -91,6 +89,14 @@ def _train_fold(
         )
     finally:
         run.close()
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether the fold has no run yet; what a kill left of making one is removed."""
+    new = not (folder / "config.yaml").exists()
+    if new and folder.exists():
+        shutil.rmtree(folder)
+    return new
 
 
 def _folds(cfg: Config) -> int:

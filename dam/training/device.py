@@ -12,6 +12,7 @@ from torch import nn
 from dam.config import Config
 from dam.errors import UserError
 from dam.models.backbones import is_convolutional
+from dam.processes import place
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,6 +69,8 @@ def resolve(cfg: Config) -> Device:
 
 
 def _device(name: str) -> torch.device:
+    if place().world > 1:
+        return _own_device(name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -82,4 +85,20 @@ def _device(name: str) -> torch.device:
         raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from 0")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: torch finds no MPS device here; use device=auto or device=cpu")
+    return device
+
+
+def _own_device(name: str) -> torch.device:
+    """The device of this process, one of several: the CUDA device of its number on the machine, or the CPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise UserError(f"device={name} with {place().world} processes: use device=cuda (each takes its own) or cpu")
+    if place().local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {place().rank} would be number {place().local_rank + 1} on a machine with "
+            f"{torch.cuda.device_count()} CUDA device(s): start one process a device"
+        )
+    device = torch.device("cuda", place().local_rank)
+    torch.cuda.set_device(device)
     return device

@@ -17,8 +17,11 @@ SIDE = 160  # pixels, at most
 def write_examples(run: RunDirectory, inputs: Inputs) -> None:
     """Write ``predictions/examples/*.png`` and ``examples.csv`` from the test predictions, or validation's without.
 
-    The pictures are those of the image store, so already resized; they hold patients' images as the store does.
+    The pictures are those of the image store, so already resized; they hold patients' images as the store does, so an
+    anonymized run keeps none.
     """
+    if inputs.pseudonyms is not None:
+        return
     split = next((s for s in ("test", "val") if (run.predictions / f"{s}.csv").is_file()), None)
     if split is None:
         return

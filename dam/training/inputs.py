@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from dam.config import AugmentConfig, Config
 from dam.data.augment import Augment
@@ -13,13 +14,16 @@ from dam.data.loader import Batches, FeatureLoader, Loader
 from dam.data.sampling import Draw
 from dam.data.store import ImageStore
 from dam.data.table import ImageTable
+from dam.training.anonymize import Pseudonyms
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Rows are positions in ``table``; ``store_rows[i]`` is where the image of table row i lies in ``store``.
 
-    With ``features`` (float32, (rows of the table, F)) these are what the loaders give, instead of images.
+    ``device`` is where batches are wanted, ``augment_on`` where they are augmented ("cpu" or "device"). With
+    ``features`` (float32, (rows of the table, F)) these are what the loaders give, instead of images. With
+    ``pseudonyms`` these are the names in ``table``.
     """
 
     table: ImageTable
@@ -29,8 +33,10 @@ class Inputs:
     augment: AugmentConfig
     image_size: int
     workers: int
-    pin: bool
+    device: torch.device
+    augment_on: str
     features: np.ndarray | None = None
+    pseudonyms: Pseudonyms | None = None
 
     def targets(self, rows: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         """float32 (len(rows), len(labels)); NaN where unknown."""
@@ -56,7 +62,8 @@ class Inputs:
             augment=Augment(self.augment, self.image_size, augment_seed or 0) if augmented else None,
             table_rows=rows,
             workers=self.workers,
-            pin=self.pin,
+            device=self.device,
+            augment_there=self.augment_on == "device",
         )
 
     def names(self, rows: np.ndarray) -> list[str]:
@@ -83,7 +90,8 @@ def on_paper(cfg: Config, table: ImageTable) -> Inputs:
         augment=cfg.augment,
         image_size=cfg.image_size,
         workers=cfg.workers,
-        pin=False,
+        device=torch.device("cpu"),
+        augment_on=cfg.augment_on,
     )
 
 

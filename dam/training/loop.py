@@ -8,32 +8,33 @@ from __future__ import annotations
 import logging
 import math
 import time
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from dam.config import Config, ObjectiveConfig
 from dam.data.loader import Batch, Batches
-from dam.data.sampling import Sampler
+from dam.data.sampling import Draw, Sampler
 from dam.objectives import Schedule
-from dam.training import checkpoint
+from dam.training import checkpoint, distributed, failures, replicas
 from dam.training.device import Device
+from dam.training.failures import NonFiniteLoss
 from dam.training.inputs import Inputs
 from dam.training.interrupt import Interrupted, StopRequest
 from dam.training.metrics import MetricsFile
-from dam.training.module import Network
+from dam.training.module import Network, average_of
 from dam.training.progress import Progress
 from dam.training.rundir import RunDirectory
+from dam.training.skips import Skips
 from dam.training.tracking import Trackers
 
 log = logging.getLogger("dam")
@@ -77,7 +78,7 @@ class StageTools:
 class Learner:
     """What a loop moves. ``module`` holds ``network`` and the loss; only its parameters and buffers are learned.
 
-    ``rows`` are the table's rows that ``loader`` and ``sampler`` count from 0.
+    ``rows`` are the table's rows that ``loader``, shared out by ``distributed.spread``, and ``sampler`` count from 0.
     """
 
     network: Network
@@ -90,10 +91,6 @@ class Learner:
     metrics: MetricsFile
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the last checkpoint is older than that."""
-
-
 class Loop(ABC):
     """One stage in training. ``run()`` trains to the end, from ``last.ckpt`` if the folder has one."""
 
@@ -104,22 +101,33 @@ class Loop(ABC):
         self.optimizer, self.schedule = learner.optimizer, learner.schedule
         self.sampler, self.loader, self.rows = learner.sampler, learner.loader, learner.rows
         self.metrics = learner.metrics
-        self.ema = _average(self.network, spec.ema)
+        if self.cfg.sync_bn:
+            self.network.model = replicas.synchronized(self.network.model)
+        self.ema = average_of(self.network, spec.ema)
+        self.gradients = replicas.GradientMean(self.module)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.device.autocast_dtype == torch.float16)
+        skipping = self.cfg.on_non_finite == "skip"
+        self.skips = Skips(self.module, self.scaler, spec.title) if skipping else None
         self.step = 0
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
         self._timed_saves = 0
+        self._agreed = distributed.Agreement()
         self.latest_loss = math.nan
 
     # ------------------------------------------------------------ what is learned
 
     @abstractmethod
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        """The losses of the batch's parts, which add up to its loss; each is differentiated before the next."""
+        """The losses of the batch's parts, which add up to its loss; each is differentiated before the next. They
+        are the same in all processes; ``gradients.last_pass()`` before the last one saves time.
+
+        Leaves no trace outside the module's buffers: the step may be skipped. What is to be noted, ``stepped`` notes.
+        """
 
     @abstractmethod
     def stepped(self, loss: Tensor) -> None:
-        """Take note of a batch's ``loss`` before the optimizer steps, without waiting for the device."""
+        """Take note of the batch of ``losses`` and its ``loss`` before the optimizer steps, without waiting for the
+        device."""
 
     @abstractmethod
     def measure(self, network: Network) -> dict[str, Any]:
@@ -145,6 +153,10 @@ class Loop(ABC):
     def state(self) -> dict[str, Any]:
         """What exact resume needs beyond network, optimizer, average, scaler and metrics."""
 
+    def same_in_all(self) -> tuple[str, ...]:
+        """The names in ``state`` whose tensors are the same in all processes, to the last bit."""
+        return ()
+
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what ``state`` gave."""
@@ -153,18 +165,23 @@ class Loop(ABC):
 
     def run(self) -> dict[str, Any]:
         """Train; leave ``best.safetensors`` (the chosen weights) and return the facts of the stage."""
-        self.spec.folder.mkdir(parents=True, exist_ok=True)
+        if distributed.is_main():
+            self.spec.folder.mkdir(parents=True, exist_ok=True)
         if not self._restore():
             self.begin()
+        self._check_processes()
         self.progress = Progress(self.spec.title, self.spec.steps, self.step)
         self.train_mode()
+        self._checkpoints = checkpoint.Writer(self.spec.folder)
         try:
             with closing(self._batches()) as batches:
                 for batch in batches:
-                    self._train_step(batch)
+                    step, smaller = partial(self._train_step, batch), partial(self._try_size, batch)
+                    failures.within_memory(step, smaller, len(batch.rows), self.cfg)
                     self._after_step(len(batch.rows))
         finally:
             self.progress.close()
+            self._checkpoints.close()
         return self.facts()
 
     def train_mode(self) -> None:
@@ -191,22 +208,39 @@ class Loop(ABC):
 
     def save_last(self) -> None:
         """``last.safetensors``: the weights after the last step, for ``warm_start.take=last``."""
-        checkpoint.save_weights(self.spec.folder / "last.safetensors", self.averaged().model)
+        self._keep("last.safetensors")
 
     def save_best(self) -> None:
         """``best.safetensors``: the weights of this moment."""
-        checkpoint.save_weights(self.spec.folder / "best.safetensors", self.averaged().model)
+        self._keep("best.safetensors")
+
+    def _keep(self, name: str) -> None:
+        if distributed.is_main():
+            checkpoint.save_weights(self.spec.folder / name, self.averaged().model)
 
     def averaged(self) -> Network:
         """The network that is evaluated and kept."""
         return self.ema.module if self.ema is not None else self.network
 
     def _batches(self) -> Generator[Batch]:
-        """Batches from the present step to the last; an epoch is opened in its middle after a resume."""
-        while self.step < self.spec.steps:
-            epoch, position = divmod(self.step, self.sampler.steps_per_epoch)
-            left = self.spec.steps - self.step
-            yield from self.loader.batches(self.sampler.epoch(epoch)[position : position + left])
+        """Batches from the present step to the last. The loader reads ahead across the end of an epoch."""
+        yield from self.loader.batches(self._draws(self.step))
+
+    def _draws(self, step: int) -> Iterator[Draw]:
+        """The draws from ``step`` to the last; an epoch is opened in its middle after a resume."""
+        while step < self.spec.steps:
+            epoch, position = divmod(step, self.sampler.steps_per_epoch)
+            left = self.sampler.epoch(epoch)[position : position + self.spec.steps - step]
+            yield from left
+            step += len(left)
+
+    def _try_size(self, batch: Batch, size: int) -> None:
+        """Forward and backward of the first ``size`` images, for the sake of the memory it takes."""
+        if distributed.world() > 1:
+            raise RuntimeError("the other processes would have to take part")
+        self.optimizer.zero_grad(set_to_none=True)
+        for loss in self.losses(Batch(batch.images[:size], batch.targets[:size], batch.rows[:size])):
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def _train_step(self, batch: Batch) -> None:
         factor = self.schedule.factor(self.step)
@@ -215,12 +249,18 @@ class Loop(ABC):
         if self.schedule.is_drop(self.step) and hasattr(self.optimizer, "update_reference"):
             self.optimizer.update_reference()
         # Dropout and stochastic depth are a function of (seed, stage, step): no generator state to carry along.
-        torch.manual_seed(_mix(self.spec.seed, self.spec.name, self.step))
+        torch.manual_seed(replicas.step_seed(self.spec.seed, self.spec.name, self.step))
         self.optimizer.zero_grad(set_to_none=True)
+        if self.skips is not None:
+            self.skips.remember()
         total = torch.zeros((), device=self.device.device)
         for loss in self.losses(batch):
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
+        self.gradients.finish()
+        if self.skips is not None and not self.skips.usable(total):
+            self.skips.skip(self.step + 1, float(total), self._names(batch.rows))
+            return
         self.stepped(total)
         self._recent.append((self.step, batch.rows, total))
         self._check_finite(force=False)
@@ -229,8 +269,13 @@ class Loop(ABC):
             torch.nn.utils.clip_grad_norm_(self.network.model.parameters(), self.spec.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        replicas.average_statistics(self.network.model)
         if self.ema is not None:
             self.ema.update(self.network, step=self.step)
+
+    def _names(self, rows: np.ndarray) -> str:
+        names = ", ".join(self.tools.inputs.names(self.rows[rows[:8]]))
+        return f"{names}, ..." if len(rows) > 8 else names
 
     def _after_step(self, images: int) -> None:
         self.step += 1
@@ -239,12 +284,15 @@ class Loop(ABC):
             self.progress.show(self.latest_loss)
         if self.step % self.spec.eval_every == 0 or self.step == self.spec.steps:
             self._evaluate()
-        if self.tools.stop.requested:
-            self._save()
-            raise Interrupted
         every, minutes = self.cfg.checkpoint.every, self.cfg.checkpoint.minutes
-        timed = minutes is not None and self.progress.seconds() > 60 * minutes * (1 + self._timed_saves)
-        self._timed_saves += timed
+        due = minutes is not None and self.progress.seconds() > 60 * minutes * (1 + self._timed_saves)
+        self._timed_saves += due
+        stop, timed = self._agreed(self.tools.stop.requested, due and distributed.is_main())
+        if stop:
+            self._save()
+            self._checkpoints.wait()
+            distributed.barrier()  # a process that ends has the others ended too
+            raise Interrupted
         if self.step < self.spec.steps and (timed or (every is not None and self.step % every == 0)):
             self._save()
 
@@ -263,20 +311,21 @@ class Loop(ABC):
         if finite.all() or (self.scaler.is_enabled() and (finite.any() or len(finite) < every)):
             return
         step, rows, loss = recent[int(np.argmin(finite))]
-        names = ", ".join(self.tools.inputs.names(self.rows[rows])[:8])
         raise NonFiniteLoss(
-            f"{self.spec.title}: the loss became {float(loss)} at step {step + 1}; images of that batch: {names}"
-            f"{', ...' if len(rows) > 8 else ''}. Lower the learning rate ({self.spec.lr:g}), set clip_norm, or look "
+            f"{self.spec.title}: the loss became {float(loss)} at step {step + 1}; images of that batch: "
+            f"{self._names(rows)}. Lower the learning rate ({self.spec.lr:g}), set clip_norm, or look "
             "at these images; the last checkpoint is from before"
         )
 
     def _evaluate(self) -> None:
         self._check_finite(force=True)
+        self._check_processes()
         row = {
             "step": self.step,
             "epoch": self.step / self.spec.steps_per_epoch,
             "lr": self.spec.lr * self.schedule.factor(self.step - 1),
             **self.measure(self.averaged()),
+            **({"skipped": self.skips.taken()} if self.skips is not None else {}),
         }
         self.metrics.add(row, self.progress.seconds(), self.progress.rate())
         self.tools.trackers.log(self.spec.name, self.step, {k: v for k, v in row.items() if isinstance(v, float)})
@@ -296,19 +345,30 @@ class Loop(ABC):
 
     # ------------------------------------------------------------ exact resume
 
+    def _check_processes(self) -> None:
+        """Raise ``ProcessesDiffer`` if the processes do not hold the same weights, a, b, alpha and v_ref any more."""
+        if distributed.world() > 1:
+            own = {"step", "network", "optimizer", "ema", *self.same_in_all()}
+            replicas.check_identical({name: part for name, part in self._state().items() if name in own})
+
     def _save(self) -> None:
         self._check_finite(force=True)
         self._tell_progress()
-        state = {
+        self._check_processes()
+        if distributed.is_main():
+            self._checkpoints.save(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "step": self.step,
             "network": self.network.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.module.model.state_dict() if self.ema is not None else None,
             "scaler": self.scaler.state_dict(),
             "metrics": self.metrics.state_dict(),
+            "skips": self.skips.state_dict() if self.skips is not None else None,
             **self.state(),
         }
-        checkpoint.save(self.spec.folder, state)
 
     def _restore(self) -> bool:
         state = checkpoint.load(self.spec.folder)
@@ -322,6 +382,8 @@ class Loop(ABC):
         if state["scaler"] and self.scaler.is_enabled():  # a run may have moved to a device without fp16
             self.scaler.load_state_dict(state["scaler"])
         self.metrics.load_state_dict(state["metrics"])
+        if self.skips is not None:
+            self.skips.load_state_dict(state["skips"])
         self.load_state(state)
         log.info("%s goes on at step %d of %d", self.spec.title, self.step, self.spec.steps)
         return True
@@ -334,16 +396,3 @@ def parts_of(size: int, count: int) -> list[slice]:
     """``size`` images in ``count`` parts, of two images at least: BatchNorm cannot do with one."""
     edges = np.linspace(0, size, max(1, min(count, size // 2)) + 1).astype(int)
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
-
-
-def _average(network: Network, decay: float | None) -> ModelEmaV3 | None:
-    if decay is None:
-        return None
-    average = ModelEmaV3(network, decay=decay, use_warmup=True)
-    average.module.compiled = None
-    return average
-
-
-def _mix(seed: int, name: str, step: int) -> int:
-    state = np.random.SeedSequence([seed, zlib.crc32(name.encode()), step]).generate_state(2)
-    return int(state[0]) << 31 | int(state[1]) >> 1

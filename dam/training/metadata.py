@@ -12,6 +12,7 @@ from torch import nn
 
 from dam.files import atomic_write_text
 from dam.models.metadata import MetadataEncoding, MetadataNetwork
+from dam.training.distributed import is_main, main_first
 from dam.training.loop import StageTools
 from dam.training.module import Network
 from dam.training.plan import METADATA, PlannedStage, learned_encoding
@@ -34,9 +35,10 @@ def tools_of(planned: PlannedStage, tools: StageTools) -> StageTools:
         return tools
     file, frame = tools.run.path / METADATA / ENCODING, tools.inputs.table.frame
     columns = tools.cfg.metadata.columns
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(file, learned_encoding(columns, tools.inputs).to_json())
+    with main_first():
+        if is_main() and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(file, learned_encoding(columns, tools.inputs).to_json())
     features = load_encoding(tools.run).encode({name: frame[name].tolist() for name in columns})
     model = replace(tools.cfg.model, freeze=[], lr_scale={})  # those name parameters of the image network
     return replace(

@@ -12,6 +12,7 @@ import numpy as np
 
 from dam.evaluation.auc import roc_auc
 from dam.files import atomic_write_text
+from dam.training.distributed import is_main
 
 COLUMNS = (
     "step",
@@ -49,6 +50,8 @@ class MetricsFile:
     def add(self, row: dict[str, Any], seconds: float, images_per_second: float) -> None:
         self._rows.append([_text(row.get(column)) for column in self._columns])
         self._timing.append([_text(row["step"]), f"{seconds:.3f}", f"{images_per_second:.1f}"])
+        if not is_main():
+            return
         atomic_write_text(self._folder / "metrics.csv", _csv(self._columns, self._rows))
         atomic_write_text(self._folder / "timing.csv", _csv(("step", "seconds", "images_per_second"), self._timing))
 

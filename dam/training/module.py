@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from dam.data.loader import Batches
 from dam.objectives import apply_score
+from dam.training import distributed
 from dam.training.device import Device
 from dam.training.inputs import in_order
 
@@ -40,7 +42,10 @@ class Network(nn.Module):
 
 
 class TrainingModule(nn.Module):
-    """(images, targets, counts) -> (loss, scores before the loss, detached)."""
+    """(images, targets, counts) -> (loss, scores before the loss, detached).
+
+    ``images`` are those of this process; targets, scores and loss are those of all processes.
+    """
 
     def __init__(self, network: Network, loss: nn.Module, score: str) -> None:
         super().__init__()
@@ -49,21 +54,35 @@ class TrainingModule(nn.Module):
         self.score = score
 
     def forward(self, images: Tensor, targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        scores = apply_score(self.score, self.network(images), targets)
+        scores = apply_score(self.score, distributed.gathered_with_gradient(self.network(images)), targets)
         return self.loss(scores, targets, counts), scores.detach()
 
 
-def infer(network: Network, loader: Batches, count: int, batch_size: int, copy: int = 0) -> np.ndarray:
-    """Logits of the loader's rows 0..count-1, float64 (count, K), in inference mode; the training mode is put back.
+def average_of(network: Network, decay: float | None) -> ModelEmaV3 | None:
+    """The running average of the weights, None without a ``decay``."""
+    if decay is None:
+        return None
+    average = ModelEmaV3(network, decay=decay, use_warmup=True)
+    average.module.compiled = None
+    return average
 
+
+def infer(network: Network, loader: Batches, count: int, batch_size: int, copy: int = 0) -> np.ndarray:
+    """Logits of the loader's rows 0..count-1, float64 (count, K), in inference mode; each layer's mode is put back.
+
+    Several processes take turns at batches of their share of ``batch_size``; all get all logits.
     ``copy``: which augmented copy of every image, where the loader augments.
     """
-    training = network.training
+    rank, world = distributed.rank(), distributed.world()
+    draws = in_order(count, -(-batch_size // world), copy)
+    modes = [(layer, layer.training) for layer in network.modules()]  # frozen BatchNorm has another than the rest
     network.eval()
     device = network.device.device
     parts = []
     with torch.inference_mode():
-        for batch in loader.batches(in_order(count, batch_size, copy)):
+        for batch in loader.batches(draws[rank::world]):
             parts.append(network(batch.images.to(device, non_blocking=True)).float())
-    network.train(training)
-    return torch.cat(parts).cpu().numpy().astype(np.float64)
+    for layer, mode in modes:
+        layer.training = mode
+    mine = torch.cat(parts).cpu().numpy().astype(np.float64) if parts else np.zeros((0, 0))
+    return distributed.in_turns(mine, [len(draw.rows) for draw in draws])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dam.config import Config
-from dam.models.backbones import InputNormalization, build_model, input_statistics, keep_head, redraw_head
+from dam.models.backbones import build_model, keep_head, redraw_head
+from dam.models.normalization import input_normalization
 from dam.training import checkpoint
 from dam.training.device import Device
 from dam.training.loop import StageTools
@@ -17,8 +18,7 @@ from dam.training.plan import WARM_START, PlannedStage
 def bare_network(cfg: Config, device: Device, channels: int, outputs: int, weights: str | None) -> Network:
     """A network of ``outputs`` logits on ``device``; ``weights`` as ``model.weights``, None if others follow."""
     model = build_model(replace(cfg.model, weights=weights), outputs, channels, cfg.image_size, cfg.seed)
-    normalization = InputNormalization(*input_statistics(cfg.model, channels))
-    network = Network(model, normalization, device, cfg.compile)
+    network = Network(model, input_normalization(cfg.model, channels), device, cfg.compile)
     device.place(network, model, cfg.image_size)
     return network
 

@@ -16,7 +16,7 @@ from dam.evaluation.calibration import blend_tables
 from dam.evaluation.predictions import Predictions, make_predictions, write_predictions as write_table
 from dam.files import atomic_path, atomic_write_text
 from dam.models.metadata import mix_scores
-from dam.training import tta
+from dam.training import distributed, tta
 from dam.training.inputs import Inputs
 from dam.training.loop import StageTools
 from dam.training.metadata import tools_of
@@ -32,6 +32,8 @@ Scores = dict[str, dict[str, np.ndarray]]  # split -> model column -> (rows, lab
 
 def write_images(run: RunDirectory, inputs: Inputs) -> None:
     """``predictions/images.csv``: every image of the run with patient, study, split and metadata."""
+    if not distributed.is_main():
+        return
     run.predictions.mkdir(exist_ok=True)
     table = inputs.table
     columns = ["image", "patient", "study", "split", *table.metadata]
@@ -40,7 +42,10 @@ def write_images(run: RunDirectory, inputs: Inputs) -> None:
 
 
 def write_predictions(plan: list[PlannedStage], tools: StageTools) -> None:
-    """Write ``predictions/val.csv``, ``test.csv`` (where there is a test split) and ``blend.json``."""
+    """Write ``predictions/val.csv``, ``test.csv`` (where there is a test split) and ``blend.json``.
+
+    All processes score; the first writes.
+    """
     run = tools.run
     labels = tools.inputs.table.labels
     splits = {split: rows for split in ("val", "test") if len(rows := tools.inputs.splits[split])}
@@ -58,6 +63,9 @@ def write_predictions(plan: list[PlannedStage], tools: StageTools) -> None:
                 make = partial(_with_copies, planned, tools, network, rows, split)
                 logits = _kept(_copies_file(planned, split), make)
                 _put(others[split], f"{planned.column}_tta", logits, columns, len(labels))
+    distributed.barrier()  # the others have read the copies, too
+    if not distributed.is_main():
+        return
     tables = {split: _table(tools, rows, plain[split]) for split, rows in splits.items()}
     tables = _with_blend(run, plan, tables)
     for split, table in tables.items():
@@ -84,10 +92,16 @@ def _with_copies(
 
 def _kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     """What ``make`` gives, or gave before a stop: with many copies a stop then costs those of one model at most."""
-    if not file.exists():
+    if file.exists():
+        try:
+            kept: np.ndarray = np.load(file, allow_pickle=False)
+            return kept
+        except (OSError, ValueError, EOFError):  # damaged, or no plain array: they are made again
+            log.warning("%s cannot be used: its scores are computed again", file)
+    scores = make()
+    if distributed.is_main():
         with atomic_path(file) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, make())
-    scores: np.ndarray = np.load(file, allow_pickle=False)
+            np.save(handle, scores)
     return scores
 
 

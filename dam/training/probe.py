@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from dam.files import atomic_write_text
 from dam.report.run_files import read_mapping
+from dam.training.distributed import is_main
 from dam.training.loop import StageTools
 from dam.training.networks import disease_network
 from dam.training.plan import PlannedStage, probe_rates
@@ -44,10 +45,12 @@ def probe_rate(planned: PlannedStage, tools: StageTools) -> float:
         stage = Stage(spec, quiet, disease_network(replace(planned, spec=spec), quiet))
         stage.run()
         seen[rate] = stage.selection.values[-1]
-        shutil.rmtree(spec.folder)  # what was seen is kept below; these weights serve nothing
+        if is_main():
+            shutil.rmtree(spec.folder)  # what was seen is kept below; these weights serve nothing
     best = max(seen, key=lambda rate: -math.inf if math.isnan(seen[rate]) else seen[rate])
     words = ", ".join(f"{rate:g}: {auc:.4f}" for rate, auc in seen.items())
     log.info("%s: lr %g of {%s} (validation AUC after %d steps)", planned.spec.title, best, words, steps)
     content = {"lr": best, "steps": steps, "val_auc": {f"{rate:g}": auc for rate, auc in seen.items()}}
-    atomic_write_text(found, json.dumps(content, indent=2) + "\n")
+    if is_main():
+        atomic_write_text(found, json.dumps(content, indent=2) + "\n")
     return best

@@ -17,8 +17,9 @@ from dam.data.loader import Batch
 from dam.data.sampling import make_sampler
 from dam.models.backbones import parameter_groups
 from dam.objectives import class_counts, make_loss, make_optimizer, make_schedule
-from dam.training import selection
-from dam.training.loop import Learner, Loop, NonFiniteLoss, StageSpec, StageTools, parts_of
+from dam.training import distributed, selection
+from dam.training.failures import NonFiniteLoss
+from dam.training.loop import Learner, Loop, StageSpec, StageTools, parts_of
 from dam.training.metrics import MetricsFile, columns_of
 from dam.training.module import Network, TrainingModule
 from dam.training.monitor import Monitor, has_collapsed
@@ -45,18 +46,20 @@ class Stage(Loop):
         self.selection = selection.Selection(selection.resolve(cfg.select, self.validation.targets))
         self.monitor = Monitor(len(spec.labels), self.margin, loss_cfg.name == "auc_margin", device.device)
         self.by_accuracy = self.selection.rule == "accuracy"
+        self._noted: tuple[Tensor, list[tuple[Tensor, Tensor]]]  # of the present batch: class counts; scores, targets
         module = TrainingModule(network, loss, score).to(device.device)
         groups, lines = parameter_groups(network.model, spec.lr, cfg.model)
         for line in lines:
             log.info("%s: %s", spec.title, line)
         more = operating_columns(spec.labels) if self.by_accuracy else ()
+        more += ("skipped",) if cfg.on_non_finite == "skip" else ()
         learner = Learner(
             network=network,
             module=module,
             optimizer=make_optimizer(spec.objective.optimizer, spec.lr, groups, loss),
             schedule=make_schedule(spec.objective.schedule, spec.steps, spec.steps_per_epoch),
             sampler=make_sampler(spec.objective.sampler, targets, cfg.batch_size, spec.seed),
-            loader=tools.inputs.loader(rows, spec.labels, augment_seed=spec.seed),
+            loader=distributed.spread(tools.inputs.loader(rows, spec.labels, augment_seed=spec.seed), targets),
             rows=rows,
             metrics=MetricsFile(spec.folder, columns_of(spec.labels) + more),
         )
@@ -79,17 +82,24 @@ class Stage(Loop):
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         there = self.device.device
-        counts = class_counts(batch.targets)
-        self.monitor.add_counts(counts)
-        counts = counts.to(there, non_blocking=True)
+        self._noted = class_counts(batch.targets), []
+        counts = self._noted[0].to(there, non_blocking=True)
         images = batch.images.to(there, non_blocking=True)
         targets = batch.targets.to(there, non_blocking=True)
-        for part in parts_of(len(images), self.cfg.accumulate):
-            loss, scores = self.module(images[part], targets[part], counts)
-            self.monitor.add_scores(scores, targets[part])
+        parts = parts_of(len(images), self.cfg.accumulate)
+        for part in parts:
+            whole = distributed.part_of(targets, part)
+            loss, scores = self.module(images[part], whole, counts)
+            self._noted[1].append((scores, whole))
+            if part is parts[-1]:
+                self.gradients.last_pass()
             yield loss
 
     def stepped(self, loss: Tensor) -> None:
+        counts, parts = self._noted
+        self.monitor.add_counts(counts)
+        for scores, targets in parts:
+            self.monitor.add_scores(scores, targets)
         self.monitor.add_loss(loss)
 
     # ------------------------------------------------------------ an evaluation
@@ -157,6 +167,9 @@ class Stage(Loop):
             "selection": self.selection.state_dict(),
             "monitor": self.monitor.state_dict(),
         }
+
+    def same_in_all(self) -> tuple[str, ...]:
+        return ("loss",)
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.loss.load_state_dict(state["loss"])

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from dam.config import TrackingConfig
 from dam.errors import UserError
+from dam.training.distributed import is_main
 
 log = logging.getLogger("dam")
 
@@ -74,5 +75,5 @@ class Trackers:
 
 
 def make_trackers(cfg: TrackingConfig) -> Trackers:
-    """The trackers the config asks for. Raises ``UserError`` if one is not installed."""
-    return Trackers([TensorBoard()] if cfg.tensorboard else [])
+    """The trackers the config asks for, of the process that writes. Raises ``UserError`` if one is not installed."""
+    return Trackers([TensorBoard()] if cfg.tensorboard and is_main() else [])

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dam.config import AugmentConfig, Config
 from dam.data.loader import Batches
+from dam.training.distributed import is_main
 from dam.training.inputs import Inputs
 from dam.training.module import Network, infer
 
@@ -34,7 +35,8 @@ def copies_seed(cfg: Config) -> int:
 
 def copies_of(cfg: Config, inputs: Inputs, rows: np.ndarray) -> Batches:
     """A loader of the augmented copies of ``rows``; a draw's pass number is the number of the copy."""
-    return replace(inputs, augment=pipeline(cfg)).loader(rows, inputs.table.labels, augment_seed=copies_seed(cfg))
+    inputs = replace(inputs, augment=pipeline(cfg), augment_on="cpu")  # where new images are augmented, too
+    return inputs.loader(rows, inputs.table.labels, augment_seed=copies_seed(cfg))
 
 
 class CopyMean:
@@ -71,7 +73,8 @@ def averaged(
 ) -> np.ndarray:
     """Logits of ``count`` rows, float64 (count, K), averaged (``CopyMean``) over ``copies`` passes of ``loader``."""
     began, mean = time.perf_counter(), CopyMean(average)
-    for copy in tqdm(range(copies), desc=title, unit="copy", leave=False, disable=not sys.stderr.isatty()):
+    quiet = not (is_main() and sys.stderr.isatty())
+    for copy in tqdm(range(copies), desc=title, unit="copy", leave=False, disable=quiet):
         mean.add(infer(network, loader, count, batch_size, copy))
     log.info("%s: %d copies of %d images, %.0f s", title, copies, count, time.perf_counter() - began)
     return mean.logits()

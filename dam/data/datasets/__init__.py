@@ -12,6 +12,7 @@ from dam.config import (
     CsvConfig,
     DataConfig,
     DdsmConfig,
+    FolderConfig,
     ImbalancedConfig,
     MelanomaConfig,
     PcamConfig,
@@ -90,6 +91,12 @@ def _read_pcam(cfg: PcamConfig) -> ImageTable:
     return read(cfg)
 
 
+def _read_folder(cfg: FolderConfig) -> ImageTable:
+    from dam.data.datasets.folder import read
+
+    return read(cfg)
+
+
 def _read_cifar10(cfg: ImbalancedConfig) -> ImageTable:
     from dam.data.datasets.cifar import read_cifar10
 
@@ -142,6 +149,15 @@ DATASETS: dict[str, DatasetRecord] = {
             "yours",
             CsvConfig,
             _read_csv,
+            (),
+        ),
+        DatasetRecord(
+            "folder",
+            "Images without labels, in a folder or archive: for `dam pretrain` only",
+            "your disk",
+            "yours",
+            FolderConfig,
+            _read_folder,
             (),
         ),
         DatasetRecord(

@@ -17,7 +17,7 @@ import pandas as pd
 from dam.config import CovidxConfig
 from dam.data.datasets.tables import find_table, folders, inside, is_debris, root_folder
 from dam.data.datasets.text_tables import read_text
-from dam.data.table import ImageTable, counted, named
+from dam.data.table import ImageTable, Naming, counted, named
 from dam.errors import UserError
 
 LABEL = "COVID-19"
@@ -190,7 +190,9 @@ def _shared(frame: pd.DataFrame) -> str:
     if not test:
         return ""
     both = sorted(train & test)
-    return f"patients in both lists: {named(both, 5)}" if both else "no patient is in both the training and test list"
+    if not both:
+        return "no patient is in both the training and test list"
+    return Naming("patients in both lists", f": {named(both, 5)}")
 
 
 def _lettered(frame: pd.DataFrame) -> str:
@@ -201,10 +203,8 @@ def _lettered(frame: pd.DataFrame) -> str:
     alike = sorted(stem for stem in shared if frame["patient"][stems == stem].nunique() > 1)
     if not alike:
         return ""
-    return (
-        f"{counted(len(alike), 'id')} of training and test with a last letter that differs, perhaps one patient each: "
-        f"{named(alike, 5)}"
-    )
+    told = f"{counted(len(alike), 'id')} of training and test with a last letter that differs, perhaps one patient each"
+    return Naming(told, f": {named(alike, 5)}")
 
 
 def _confounded(frame: pd.DataFrame) -> list[str]:

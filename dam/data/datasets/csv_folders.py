@@ -14,7 +14,7 @@ from dam.data.containers.archive import open_archive
 from dam.data.datasets.csv_patients import SPLIT_WORDS, patients
 from dam.data.datasets.csv_roots import Root, parse_root
 from dam.data.datasets.tables import IMAGES, is_debris, subfolders
-from dam.data.table import ImageTable, counted, named
+from dam.data.table import ImageTable, Naming, counted, named
 from dam.errors import UserError
 
 # With two classes and no data.positive_class, a folder called so is the negative one.
@@ -24,7 +24,7 @@ NEGATIVE_WORDS = frozenset({"normal", "negative", "neg", "benign", "healthy", "c
 def read_folders(cfg: CsvConfig) -> ImageTable:
     """The class folders under ``data.root``. Raises ``UserError``."""
     root = parse_root(cfg.root, "the class folders, or name a table with data.csv=PATH")
-    found, notes = _images(root)
+    found, notes = images_below(root)
     splits = _layout(found)
     names = sorted({name for name, _ in splits.values()})
     if len(names) < 2:
@@ -48,7 +48,7 @@ def read_folders(cfg: CsvConfig) -> ImageTable:
     return ImageTable(frame, wanted, root.folder, cfg.name, tuple(notes))
 
 
-def _images(root: Root) -> tuple[list[str], list[str]]:
+def images_below(root: Root) -> tuple[list[str], list[str]]:
     """Names of the images below the root, folder by folder in order, and notes."""
     if not root.archive:
         return _walk(root.path), []
@@ -56,8 +56,8 @@ def _images(root: Root) -> tuple[list[str], list[str]]:
     prefix = f"{root.inner}/" if root.inner else ""
     inside = [name[len(prefix) :] for name in (*archive.names, *archive.refused) if name.startswith(prefix)]
     hidden = [name for name, reason in archive.refused.items() if "leads out" in reason or "link" in reason]
-    notes = [f"left out {counted(len(hidden), 'member')} of {root.path.name}, links or names that lead out of the "
-             f"archive: {named(hidden, 3)}"] if hidden else []  # fmt: skip
+    told = f"left out {counted(len(hidden), 'member')} of {root.path.name}, links or names that lead out of the archive"
+    notes: list[str] = [Naming(told, f": {named(hidden, 3)}")] if hidden else []
     if archive.damage:
         raise UserError(f"{root.path}: {archive.damage}: fetch it again.")
     left_out = {name[len(prefix) :] for name in hidden}

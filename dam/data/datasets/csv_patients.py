@@ -8,7 +8,7 @@ import pandas as pd
 
 from dam.config import CsvConfig
 from dam.data.datasets.tables import BLANK
-from dam.data.table import counted, named
+from dam.data.table import Naming, counted, named
 from dam.errors import UserError
 
 SPLIT_WORDS = {
@@ -42,10 +42,8 @@ def patients(
     if len(unmatched) == len(images):
         raise UserError(f"data.patient_regex={cfg.patient_regex} matches no image path (the first is {unmatched[0]}).")
     if unmatched:
-        notes.append(
-            f"data.patient_regex does not match {counted(len(unmatched), 'image')}, each counts as a patient: "
-            f"{named(unmatched, 5)}"
-        )
+        told = f"data.patient_regex does not match {counted(len(unmatched), 'image')}, each counts as a patient"
+        notes.append(Naming(told, f": {named(unmatched, 5)}"))
     return found.where(found.notna(), images).astype(str)
 
 

@@ -22,7 +22,7 @@ from dam.config import CsvConfig
 from dam.data.containers import SEPARATOR, is_archive
 from dam.data.containers.archive import open_archive
 from dam.data.datasets.tables import IMAGES, root_folder, subfolders
-from dam.data.table import counted, named
+from dam.data.table import Naming, counted, named
 from dam.errors import UserError
 
 
@@ -144,13 +144,15 @@ def check_members(frame: pd.DataFrame, base: Path, cfg: CsvConfig, notes: list[s
         return frame
     missing = images[absent].tolist()
     told = f"{counted(len(missing), 'image')} {'is' if len(missing) == 1 else 'are'} not in the archive that should " \
-           f"hold {'it' if len(missing) == 1 else 'them'}: {named(missing, 5)}"  # fmt: skip
+           f"hold {'it' if len(missing) == 1 else 'them'}"  # fmt: skip
     if absent.all() or cfg.on_bad_image == "refuse":
         first = missing[0].partition(SEPARATOR)[0]
         there = named(list(open_archive(base / first).names)[:3]) or "no file"
-        raise UserError(f"{told}. {first} holds {there}, ...; give names as the archive has them (a folder inside: "
-                        "data.root=ARCHIVE::FOLDER), or leave these rows out with data.on_bad_image=skip.")  # fmt: skip
-    notes.append(f"left out: {told}")
+        raise UserError(
+            f"{told}: {named(missing, 5)}. {first} holds {there}, ...; give names as the archive has them (a folder "
+            "inside: data.root=ARCHIVE::FOLDER), or leave these rows out with data.on_bad_image=skip."
+        )
+    notes.append(Naming(f"left out: {told}", f": {named(missing, 5)}"))
     return frame[~absent].reset_index(drop=True)
 
 

@@ -92,6 +92,8 @@ def generate(cfg: PhantomConfig) -> Path:
 
         key = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         store = default_store_dir() if cfg.store is None else Path(cfg.store).expanduser()
+        if any(folder.exists() and not folder.is_dir() for folder in (store, *store.parents)):
+            raise UserError(f"data.store={store} is no folder: set data.store or $DAM_STORE to a folder of your own")
         root = store / "phantom" / key
     if _is_there(root, facts):
         return root

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dam.data.datasets.text_tables import SEPARATOR_WORDS
-from dam.data.table import named
+from dam.data.table import counted, named
 from dam.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".dcm")
@@ -114,7 +114,7 @@ def label_values(cells: pd.Series, path: Path) -> np.ndarray:
     if len(bad):
         raise UserError(
             f"{path}, row {bad[0] + 2}, column {cells.name!r}: {cells.iloc[int(bad[0])]!r} is no label "
-            f"({len(bad)} such cells); a label is 1, 0, a fraction between, -1 for uncertain, or blank."
+            f"({counted(len(bad), 'such cell')}); a label is 1, 0, a fraction between, -1 for uncertain, or blank."
         )
     return values.to_numpy(dtype=np.float64)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +24,20 @@ SEPARATOR_WORDS = "comma, semicolon, tab or bar (|)"
 MOST_ROWS, MOST_BYTES = 5_000_000, 1 << 30  # a row costs about 0.4 kB while it is read (measured with 1e6 rows)
 _BLOCK = 1 << 24
 _SHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods are zip archives; .xls is an OLE file
+_reading: ContextVar[list[tuple[str, str]] | None] = ContextVar("text files read", default=None)
 _TEXT_CONTROLS = b"\t\n\r\f\x1a"
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[str, str]]]:
+    """The text files that are read within, with the SHA-256 of what they hold (unpacked), each once, in order."""
+    found: list[tuple[str, str]] = []
+    token = _reading.set(found)
+    try:
+        yield found
+    finally:
+        _reading.reset(token)
+        found[:] = dict.fromkeys(found)
 
 
 def read_text_table(path: Path) -> pd.DataFrame:
@@ -69,7 +86,10 @@ def _content(path: Path) -> bytes:
                 blocks.append(block)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {_line(error)}.") from error
-    return b"".join(blocks)
+    data = b"".join(blocks)
+    if (found := _reading.get()) is not None:
+        found.append((str(path), hashlib.sha256(data).hexdigest()))
+    return data
 
 
 def _decode(data: bytes, path: Path) -> str:

@@ -22,6 +22,8 @@ def gallery(content: Content) -> list[Section]:
     rows = [r for r in run.examples if r.get("split") in run.predictions and r.get("kind") in KINDS]
     if not rows:
         text = f"This run kept no example images ({code('predictions/examples.csv')} is not there), so "
+        if "anonymized" in run.data:
+            text = f"An anonymized run ({code('report.anonymize=true')}) keeps no example images, so "
         text += "no worst cases can be "
         return [Section("examples", "Examples", (Callout(f"{text}shown.", "missing"),))]
     split = rows[0]["split"]
