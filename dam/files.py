@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+log = logging.getLogger("dam")
+
+
+def locked(file: IO[bytes] | int, of: Path, wait: bool = False, shared: bool = False) -> bool:
+    """Take the lock of an open file, which dies with its owner; False if another process has it.
+
+    ``of`` is what the lock is for; on a disk that knows no locks (some network disks) a warning names it and nothing is
+    locked. ``wait``: until the other lets go. ``shared``: beside others that share it.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("%s cannot be locked (%s): see to it that no second process works on it", of, error.strerror)
+    return True
 
 
 @contextmanager

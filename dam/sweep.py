@@ -44,7 +44,7 @@ from dam.sweep_resume import (
 )
 from dam.sweep_table import Record, as_plan, as_text, mean_aucs, read_record, read_records, write_csv
 
-__all__ = ["how_to_complete", "make_plan", "run_sweep"]
+__all__ = ["how_to_complete", "make_plan", "multirun", "plugin_faults", "run_sweep"]
 
 LAUNCHERS = {
     "basic": "",
@@ -114,7 +114,7 @@ def _run_jobs(plan: Plan, words: list[str], task: Callable[[Any], float]) -> tup
     atomic_write_text(plan.folder / "sweep.json", json.dumps(notes, indent=2) + "\n")
     code = 0
     try:
-        _hydra_multirun(plan, task)
+        multirun(plan.folder, _hydra_words(plan), task)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:  # a launcher's own failure: the records still say what became of the jobs
@@ -139,7 +139,7 @@ def make_plan(words: list[str]) -> Plan:
         settings, faults = read([*_grid(grids[0]), *typed])
     hydra = {setting.key: setting for setting in settings if setting.kind == "hydra"}
     sweeper = str(hydra["hydra/sweeper"].value) if "hydra/sweeper" in hydra else "basic"
-    faults += [*_plugin("hydra/sweeper", hydra, SWEEPERS), *_plugin("hydra/launcher", hydra, LAUNCHERS)]
+    faults += [*plugin_faults("hydra/sweeper", hydra, SWEEPERS), *plugin_faults("hydra/launcher", hydra, LAUNCHERS)]
     parent = next((setting for setting in settings if setting.key == "run_dir"), None)
     if parent is not None and parent.sweep is not None:
         faults.append(Fault("run_dir", "run_dir is the parent of the jobs' directories under -m: give one"))
@@ -195,7 +195,8 @@ def _grid(setting: Setting) -> list[str]:
     return [f"{key}={value}" for key, value in params.items()]
 
 
-def _plugin(key: str, hydra: dict[str, Setting], known: dict[str, str]) -> list[Fault]:
+def plugin_faults(key: str, hydra: dict[str, Setting], known: dict[str, str]) -> list[Fault]:
+    """What is wrong with the launcher or sweeper that ``hydra[key]`` names, of those ``known``."""
     name = str(hydra[key].value) if key in hydra else "basic"
     if name not in known:
         return [Fault(key, f"{key}={name} is not one of {', '.join(known)}")]
@@ -264,16 +265,22 @@ def _folder(name: str, given: Setting | None, make: bool) -> Path:
     raise AssertionError("unreachable")
 
 
-def _hydra_multirun(plan: Plan, task: Callable[[Any], float]) -> None:
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
+def _hydra_words(plan: Plan) -> list[str]:
     words = [setting.hydra for setting in plan.settings]
-    escaped = str(plan.folder).replace("\\", "\\\\").replace("'", "\\'")
-    words += [f"hydra.sweep.dir='{escaped}'", "hydra.sweep.subdir=."]
     if plan.sweeper == "optuna":
         given = {setting.key for setting in plan.settings}
         words += ["hydra.sweeper.direction=maximize"] if "hydra.sweeper.direction" not in given else []
+    return words
+
+
+def multirun(folder: Path, words: list[str], task: Callable[[Any], float]) -> None:
+    """Call ``task`` once for each combination of ``words``, through Hydra's sweeper and launcher; its files stay in
+    ``folder``."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    escaped = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    words = [*words, f"hydra.sweep.dir='{escaped}'", "hydra.sweep.subdir=."]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), job_name="dam", version_base="1.3"):
         hydra: Any = GlobalHydra.instance().hydra
@@ -308,7 +315,7 @@ def run_job(
     of = f"/{len(notes['jobs'])}" if notes["jobs"] else ""
     told = " ".join(f"{key}={text}" for key, text in record.overrides.items())
     before = read_record(folder, record.num)
-    if before is not None and before.state == "done":
+    if before is not None and before.state == "done" and Path(record.run_dir, "config.yaml").is_file():
         print(f"\n[{record.num + 1}{of}] {told}: done before", flush=True)
         return math.nan if before.mean_val_auc is None else before.mean_val_auc
     print(f"\n[{record.num + 1}{of}] {told}", flush=True)

@@ -7,7 +7,6 @@ A sweep is known by the configs of its jobs, not by the spelling of its command:
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from typing import Any
 from dam.compose import with_absolute_paths, with_value
 from dam.config import Config
 from dam.errors import UserError, in_a_line
+from dam.files import locked
 from dam.sweep_table import read_records
 
 NOTES = "sweep.json"
@@ -103,20 +103,16 @@ def command(folder: Path) -> str:
 
 
 @contextmanager
-def held(folder: Path, alone: bool = False) -> Iterator[None]:
-    """Keep the sweep's lock, which every process that works on it shares and which dies with the last of them.
+def held(folder: Path, alone: bool = False, what: str = "sweep") -> Iterator[None]:
+    """Keep the lock of a sweep (``what`` it is), which every process at work on it shares; it dies with the last of
+    them.
 
-    ``alone``: first make sure that nobody else has it. Raises ``Running`` where another process works on the sweep.
+    ``alone``: first make sure that nobody else has it. Raises ``Running`` where another process works on it.
     """
     with open(folder / ".lock", "ab") as lock:
-        if alone:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Running(
-                    f"the sweep {folder} is still running in another process; wait for it or stop it first"
-                ) from error
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        if alone and not locked(lock, folder):
+            raise Running(f"the {what} {folder} is still running in another process; wait for it or stop it first")
+        locked(lock, folder, wait=True, shared=True)
         yield
 
 

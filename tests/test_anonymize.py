@@ -189,6 +189,36 @@ def test_without_the_key_nothing_that_needs_the_names_goes_on(
     assert main(["report", str(run)]) == 0  # needs no names
 
 
+def test_a_run_of_any_kind_asks_for_its_key_before_anything_else(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the key the data would seem to be other data."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("it went on")
+
+    shutil.copytree(there / "anon", tmp_path / "anon")
+    (tmp_path / "anon" / "progress.json").unlink()
+    (tmp_path / "k2").write_text("ab" * 32)
+    monkeypatch.setenv(ENV, str(tmp_path / "k2"))
+    kind = run_module.Kind(never, never, never, never)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="made by another key than"):
+        run_module.resume(tmp_path / "anon", [], ["dam"], kind=kind)
+
+
+def test_an_image_that_fails_in_training_is_told_by_its_pseudonym(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def boom(*_: object) -> None:
+        raise ValueError("boom")
+
+    monkeypatch.setattr("dam.data.store.ImageStore.take", boom)
+    assert main(["train", *words(str(tmp_path / "r"), "report.anonymize=true")]) == 1
+    assert "cannot read image id_" in capsys.readouterr().err
+    assert "cannot read image id_" in (tmp_path / "r" / "progress.json").read_text()
+    assert named_in(tmp_path / "r") == []
+
+
 def test_the_key_is_drawn_once_is_the_users_alone_and_lies_in_no_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,8 @@ MAY = {
     "pretraining": FLOOR | {"evaluation", "objectives", "data", "models", "training", "report"},
     "inference": FLOOR | {"evaluation", "objectives", "data", "models", "training", "report"},
     "studies": FLOOR
-    | {"evaluation", "objectives", "data", "models", "training", "pretraining", "inference", "report", "sweep"},
+    | {"evaluation", "objectives", "data", "models", "training", "pretraining", "inference", "report", "sweep"}
+    | {"sweep_resume"},
     "commands": FLOOR
     | {"evaluation", "objectives", "data", "models", "training", "inference", "report", "sweep", "cli"}
     | {"pretraining", "studies"},
@@ -68,7 +69,12 @@ def test_evaluation_and_report_know_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["train", "--help"], ["data", "--help"], ["list", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        *([verb, "--help"] for verb in ("train", "pretrain", "data", "weights", "study", "list")),
+    ],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (

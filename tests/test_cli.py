@@ -175,7 +175,7 @@ def test_list_prints_experiments_and_models_and_refuses_other_words(capsys: pyte
         ("dam train resume=out", []),
         ("dam train data.root=n", ["data.root=null"]),
         ("dam train auc.loss.marg", ["auc.loss.margin="]),
-        ("dam train au", ["auc.", "auc=", "augment.", "augment="]),
+        ("dam train au", ["auc.", "auc=", "augment.", "augment=", "augment_on="]),
         ("dam train auc.optimizer=adam", ["auc.optimizer=adam", "auc.optimizer=adamw"]),
         ("dam train -m auc.optimizer=pesg,adam", ["auc.optimizer=pesg,adam", "auc.optimizer=pesg,adamw"]),
         ("dam train +experiment=quick", ["+experiment=quickstart"]),

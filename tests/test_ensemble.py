@@ -359,12 +359,16 @@ def test_the_same_run_an_ensemble_and_a_full_folder_are_refused(
 ) -> None:
     shutil.copytree(runs / "a", tmp_path / "copy")
     both, a, b, out = made(runs, tmp_path), str(runs / "a"), str(runs / "b"), str(tmp_path / "out")
+    killed = tmp_path / "killed"
+    shutil.copytree(both, killed)
+    shutil.rmtree(killed / "report")
     capsys.readouterr()
     for given, said in (
         ([a, a + "/.", "--out", out], "is given twice"),
         ([a, str(tmp_path / "copy"), "--out", out], "copies of one run"),
         ([a, str(both), "--out", out], "is an ensemble itself: give its members instead"),
         ([a, b, "--out", str(both)], "it is not written over"),
+        ([a, b, "--out", str(killed)], f"is an ensemble already that lacks its report: dam report {killed}"),
         ([a, b], "say where the ensemble goes"),
         ([a, "--out", out], "takes two or more runs, not 1"),
         ([a, b, "--out", out, "--model", "ce"], "has no model ce; it has warm_start, auc"),

@@ -120,7 +120,11 @@ def test_a_bad_second_table_leaves_the_first_report(tmp_path: Path) -> None:
 def test_an_evaluation_that_fails_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_long(tmp_path / "t.csv")
     table, out, run = str(tmp_path / "t.csv"), tmp_path / "out", a_run(tmp_path / "run")
-    (run / "predictions" / "images.csv").write_text("image,patient,study,split,sex\ntest0,test0,,test,F\n")
+    names = [
+        name for split in ("val", "test") for name in read_predictions(run / "predictions" / f"{split}.csv").images
+    ]
+    lines = [f"{name},{name},,test,F" for name in names]
+    (run / "predictions" / "images.csv").write_text("\n".join(["image,patient,study,split,sex", *lines]) + "\n")
     nowhere = ["--subgroups", "nowhere"]
     assert cli.main(["evaluate", table, "--out", str(out), *FORM, *nowhere]) == 2 and not out.exists()
     assert cli.main(["evaluate", table, "--out", str(out), *FORM]) == 0
@@ -142,12 +146,13 @@ def test_an_external_set_without_a_subgroup_column_is_still_reported(tmp_path: P
     folder = run / "predictions"
     test = read_predictions(folder / "test.csv")
     write_predictions(folder / "external_b.csv", test)
-    lines = [f"{image},{'FM'[i // 2 % 2]}" for i, image in enumerate(test.images)]
+    images = [*read_predictions(folder / "val.csv").images, *test.images]
+    lines = [f"{image},{'FM'[i // 2 % 2]}" for i, image in enumerate(images)]
     (folder / "images.csv").write_text("\n".join(["image,sex", *lines]) + "\n")
     (folder / "images_external_b.csv").write_text("\n".join(["image,site", *(f"{i},x" for i in test.images)]) + "\n")
     assert cli.main(["evaluate", str(run), "--subgroups", "sex"]) == 0
     report = json.loads((run / "report" / "report.json").read_text())
-    assert {(row["split"], row["column"]) for row in report["tables"]["subgroups"]} == {("test", "sex")}
+    assert {(row["split"], row["column"]) for row in report["tables"]["subgroups"]} == {("val", "sex"), ("test", "sex")}
     assert "subgroups: no sex in the metadata of this set" in report["assessment_notes"]["external_b"]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from dam.compose import compose
 from dam.config_files import choices
+from dam.pretraining.run import start as pretrain
 from dam.training.run import start
 
 # Smallest images the network takes; everything else of the recipe stays.
@@ -28,9 +29,12 @@ def data_words(name: str, root: Path) -> list[str]:
             # Thirty copies through 28 million weights would take minutes here.
             smaller = ["tta.copies=2", "model.name=tf_efficientnet_b0"] if name.startswith("melanoma") else []
             return [f"data.root={write(root)}", *smaller]
+    phantom = ["data=phantom", "data.patients=60", "data.phantom_size=48"]
+    if name.startswith("moco"):
+        return [*phantom, "data.colour=rgb", "pretrain.queue=16", "pretrain.bn_groups=2"]
     several = not name.startswith("cifar10") and name != "csv_example"
     labels = "auc.labels=[Edema]" if several else "data.labels=[Edema]"
-    return ["data=phantom", "data.patients=60", "data.phantom_size=48", labels]
+    return [*phantom, labels]
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -44,6 +48,6 @@ def test_experiment_trains_two_steps(name: str, tmp_path: Path, monkeypatch: pyt
             *("device=cpu", "workers=0", f"run_dir={tmp_path / 'run'}"),
         ]
     )
-    result = start(config, ["dam", "train"])
-    assert result.exit_code == 0
-    assert (tmp_path / "run" / "report" / "report.md").exists()
+    begin, left = (start, "report/report.md") if config.pretrain is None else (pretrain, "pretrain/best.safetensors")
+    assert begin(config, ["dam", "train"]).exit_code == 0
+    assert (tmp_path / "run" / left).exists()

@@ -21,7 +21,7 @@ from fault_harness import Scene, child, dam, ended, everything, prepare, standin
 from tiny import words
 
 SMALL = ("auc=none", "warm_start.steps=8", "data.patients=30", "data.labels=[Edema]", "batch_size=8")
-folder, found = Path({folder!r}), {{}}
+folder, scenes, found = Path({folder!r}), {scenes!r}, {{}}
 
 
 class Small(Scene):
@@ -63,8 +63,12 @@ prepare()
 whole = Small(folder / "whole")
 assert ended(dam(whole), 120) == 0
 
-SIGNALS = {{"once": (signal.SIGINT, None), "term": (signal.SIGTERM, None), "twice": (signal.SIGINT, signal.SIGINT)}}
+SIGNALS = {{
+    "term": (signal.SIGTERM, None), "interrupt": (signal.SIGINT, None), "twice": (signal.SIGINT, signal.SIGTERM),
+}}
 for name, (first, second) in SIGNALS.items():
+    if name not in scenes:
+        continue
     scene = Small(folder / name)
     number = child(scene, partial(slow, scene, 3, 30 if second else 1))
     until((scene.folder / "there").exists)
@@ -75,55 +79,74 @@ for name, (first, second) in SIGNALS.items():
     began = time.monotonic()
     note(name, scene, ended(number, 60))
     found[name]["seconds"] = time.monotonic() - began
-    if name != "term":
-        assert ended(dam(scene), 120) == 0
-        found[name]["equal"] = everything(scene.run) == everything(whole.run)
+    assert ended(dam(scene), 120) == 0
+    found[name]["equal"] = everything(scene.run) == everything(whole.run)
 
-scene = Small(folder / "locked")
-number = child(scene, partial(slow, scene, 3))
-until((scene.folder / "there").exists)
-note("second", scene, ended(dam(scene), 60))
-os.kill(number, signal.SIGKILL)
-ended(number, 10)
-note("after", scene, ended(dam(scene), 120))
+if "killed" in scenes:
+    scene = Small(folder / "killed")
+    number = child(scene, partial(slow, scene, 3))
+    until((scene.folder / "there").exists)
+    note("second", scene, ended(dam(scene), 60))
+    os.kill(number, signal.SIGKILL)
+    found["killed"] = ended(number, 10)
+    note("after", scene, ended(dam(scene), 120))
+    found["after"]["equal"] = everything(scene.run) == everything(whole.run)
 
-scene = Small(folder / "building")  # SIGTERM while the store is built
-number = dam(scene)
-until(lambda: any(scene.store.glob("images-*")))
-os.kill(number, signal.SIGTERM)
-note("building", scene, ended(number, 60))
-found["building"]["made"] = scene.run.exists()
-assert ended(dam(scene), 120) == 0
-found["building"]["equal"] = everything(scene.run) == everything(whole.run)
+if "building" in scenes:  # SIGTERM while the store is built
+    scene = Small(folder / "building")
+    number = dam(scene)
+    until(lambda: any(scene.store.glob("images-*")))
+    os.kill(number, signal.SIGTERM)
+    note("building", scene, ended(number, 60))
+    found["building"]["made"] = scene.run.exists()
+    assert ended(dam(scene), 120) == 0
+    found["building"]["equal"] = everything(scene.run) == everything(whole.run)
 
-both = [Small(folder / "pair" / str(i)) for i in range(2)]  # two that want one store at once
-for scene in both:
-    scene.__class__ = type("Shared", (Small,), {{"store": folder / "pair" / "store"}})
-numbers = [dam(scene) for scene in both]
-for i, (scene, number) in enumerate(zip(both, numbers)):
-    note(f"pair{{i}}", scene, ended(number, 120))
-    found[f"pair{{i}}"]["equal"] = everything(scene.run) == everything(whole.run)
-found["stores"] = sorted(path.name for path in (folder / "pair" / "store").glob("images-*") if path.is_dir())
+if "pair" in scenes:  # two that want one store at once
+    both = [Small(folder / "pair" / str(i)) for i in range(2)]
+    for scene in both:
+        scene.__class__ = type("Shared", (Small,), {{"store": folder / "pair" / "store"}})
+    numbers = [dam(scene) for scene in both]
+    for i, (scene, number) in enumerate(zip(both, numbers)):
+        note(f"pair{{i}}", scene, ended(number, 120))
+        found[f"pair{{i}}"]["equal"] = everything(scene.run) == everything(whole.run)
+    found["stores"] = sorted(path.name for path in (folder / "pair" / "store").glob("images-*") if path.is_dir())
 
 print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    folder = tmp_path_factory.mktemp("processes")
-    code = DRIVER.format(here=str(HERE), folder=str(folder))
+def played(factory: pytest.TempPathFactory, *scenes: str) -> dict:
+    folder = factory.mktemp("processes")
+    code = DRIVER.format(here=str(HERE), folder=str(folder), scenes=scenes)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=HERE.parent)
     assert done.returncode == 0, done.stderr + done.stdout
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["once", "term"])
-def test_the_first_signal_finishes_the_step_and_saves(found: dict, name: str) -> None:
-    end = found[name]
-    assert end["code"] == 130 and end["checkpoint"] and end.get("equal", True)
-    assert (end["where"]["state"], end["where"]["step"]) == ("interrupted", 3)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return played(tmp_path_factory, "term", "twice", "killed")
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return played(tmp_path_factory, "interrupt", "building", "pair")
+
+
+def finished_its_step(end: dict) -> bool:
     assert "interrupted; go on with: dam train resume=" in end["output"] and "Traceback" not in end["output"]
+    assert (end["where"]["state"], end["where"]["step"]) == ("interrupted", 3)
+    return end["code"] == 130 and end["checkpoint"] and end["equal"]
+
+
+def test_sigterm_finishes_the_step_and_saves(found: dict) -> None:
+    assert finished_its_step(found["term"])
+
+
+@pytest.mark.slow
+def test_so_does_ctrl_c(more: dict) -> None:
+    assert finished_its_step(more["interrupt"])
 
 
 def test_the_second_signal_stops_at_once(found: dict) -> None:
@@ -135,18 +158,24 @@ def test_the_second_signal_stops_at_once(found: dict) -> None:
 
 def test_a_second_process_is_refused_and_the_lock_dies_with_its_owner(found: dict) -> None:
     assert found["second"]["code"] == 2 and "is in use by another process" in found["second"]["output"]
-    assert found["after"]["code"] == 0
+    assert found["killed"] == -9 and found["after"]["code"] == 0
 
 
-def test_sigterm_while_the_store_is_built_leaves_no_run(found: dict) -> None:
-    end = found["building"]
+def test_a_killed_run_goes_on_to_the_same_bits(found: dict) -> None:
+    assert found["after"]["equal"]
+
+
+@pytest.mark.slow
+def test_sigterm_while_the_store_is_built_leaves_no_run(more: dict) -> None:
+    end = more["building"]
     assert end["code"] == 130 and not end["made"] and end["equal"]
     assert "dam: interrupted" in end["output"] and "Traceback" not in end["output"]
 
 
-def test_two_that_build_one_store_at_once_share_it(found: dict) -> None:
-    assert found["pair0"]["code"] == found["pair1"]["code"] == 0
-    assert found["pair0"]["equal"] and found["pair1"]["equal"] and len(found["stores"]) == 1
+@pytest.mark.slow  # the normal suite has two that build one store in tests/test_store.py
+def test_two_that_build_one_store_at_once_share_it(more: dict) -> None:
+    assert more["pair0"]["code"] == more["pair1"]["code"] == 0
+    assert more["pair0"]["equal"] and more["pair1"]["equal"] and len(more["stores"]) == 1
 
 
 def harness(kills: int, seed: int, *more: str) -> str:
@@ -157,6 +186,7 @@ def harness(kills: int, seed: int, *more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_five_kills_change_nothing() -> None:
     harness(5, 2, "--small")
 

@@ -19,12 +19,17 @@ from tiny import contents, tiny
 
 from dam import report
 from dam.compose import read_config
+from dam.data.store import _locked
 from dam.errors import UserError
+from dam.inference.predict_files import Partial
+from dam.sweep_resume import held
 from dam.training import checkpoint, failures, run as run_module, rundir
 from dam.training.failures import NonFiniteLoss
+from dam.training.interrupt import StopRequest
 from dam.training.loop import Loop
 from dam.training.module import TrainingModule
 from dam.training.stage import Stage
+from dam.training.warmstart import _turn
 
 SMALL = ("auc=none", "warm_start.steps=4", "data.patients=30", "data.labels=[Edema]", "batch_size=8")
 
@@ -336,9 +341,51 @@ def test_a_lock_that_the_disk_does_not_know_is_no_other_process(whole: Path, mon
     def unknown(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(rundir.fcntl, "flock", unknown)
+    monkeypatch.setattr("fcntl.flock", unknown)
     rundir.open_run(whole).close()
     assert "cannot be locked (No locks available)" in said[-1]
+
+
+def test_sweeps_stores_and_lists_work_on_a_disk_without_locks_too(tmp_path: Path, monkeypatch, said) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    with held(tmp_path, alone=True), _turn(tmp_path / "warm_starts", "k", StopRequest()), _locked(tmp_path, "images"):
+        pass
+    Partial(tmp_path / "out.csv", {}, restart=False).close()
+    assert len([line for line in said if "cannot be locked (No locks available): see to it" in line]) == 5
+
+
+@pytest.mark.parametrize("content", [{"step": 3}, None])
+def test_a_checkpoint_of_another_run_is_told_as_such(whole: Path, tmp_path: Path, content: dict | None) -> None:
+    def dying(self: Loop) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_evaluate", dying)
+        assert run_module.start(tiny(run, *SMALL, "checkpoint.every=1"), ["dam"]).exit_code == 130
+    file = run / "warm_start" / "last.ckpt"
+    found = torch.load(file, weights_only=True)
+    found["network"] = {name: tensor.flatten()[:1] for name, tensor in found["network"].items()}
+    torch.save(content or found, file)
+    with pytest.raises(UserError, match=r"warm_start is none of this stage \(.* remove last.ckpt and previous.ckpt"):
+        run_module.resume(run, [], ["dam"])
+    file.unlink()
+    (run / "warm_start" / "previous.ckpt").unlink(missing_ok=True)
+    assert run_module.resume(run, [], ["dam"]).exit_code == 0
+    assert contents(run) == contents(whole)
+
+
+@pytest.mark.parametrize("content", ["null", "{}", "["])
+def test_a_damaged_list_of_resumes_can_be_removed(whole: Path, tmp_path: Path, content: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "progress.json").unlink()
+    (run / "resumed.json").write_text(content)
+    with pytest.raises(UserError, match=r"resumed.json is damaged.* remove it and resume again"):
+        run_module.resume(run, [], ["dam"])
 
 
 # ---------------------------------------------------------------- losses that are not finite
@@ -431,6 +478,14 @@ def test_resume_is_exact_over_skipped_steps(tmp_path: Path, monkeypatch) -> None
         run_module.start(tiny(tmp_path / "run", *words_), ["dam"])
     assert run_module.resume(tmp_path / "run", [], ["dam"]).exit_code == 0
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_where_all_steps_were_skipped_there_is_no_loss(tmp_path: Path, monkeypatch) -> None:
+    poisoned(monkeypatch, {0, 1, 2})
+    run_module.start(tiny(tmp_path / "run", *SMALL, "warm_start.eval_every=0.5", "on_non_finite=skip"), ["dam"])
+    table = pd.read_csv(tmp_path / "run" / "warm_start" / "metrics.csv")
+    assert table["skipped"].tolist() == [3] + [0] * (len(table) - 1)
+    assert table["train_loss"].isna().tolist() == [True] + [False] * (len(table) - 1)
 
 
 def test_too_many_skips_in_a_row_end_the_run(tmp_path: Path, monkeypatch) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from model_configs import model_config
 from safetensors.torch import save_file
 
 from dam.config import ModelConfig
@@ -22,17 +23,6 @@ from dam.models.backbones import (
 )
 from dam.models.normalization import InputNormalization, input_statistics
 
-CFG = ModelConfig(
-    name="resnet20_cifar",
-    weights=None,
-    drop_rate=0.0,
-    drop_path_rate=0.0,
-    mean=None,
-    std=None,
-    normalization="auto",
-    freeze=[],
-    lr_scale={},
-)
 FAMILIES = [
     ("resnet10t", 64),
     ("densenet121", 32),
@@ -46,8 +36,11 @@ FAMILIES = [
 ]
 
 
-def cfg(**changes: object) -> ModelConfig:
-    return dataclasses.replace(CFG, **changes)  # type: ignore[arg-type]
+def cfg(name: str = "resnet20_cifar", **changes: Any) -> ModelConfig:
+    return model_config(name, **changes)
+
+
+CFG = cfg()
 
 
 @pytest.mark.parametrize(("name", "size"), FAMILIES)

@@ -147,7 +147,8 @@ def test_globs_archives_single_files_and_repetitions(
     frame = pd.read_csv("p.csv")
     names = ["images/more/1.jpg", "images/more/3.jpg", "images/more/5.jpg", "images/0.jpg", "some.zip::a/0.jpg"]
     assert frame["image"].unique().tolist() == names
-    assert frame["auc"].iloc[6:8].tolist() == frame["auc"].iloc[8:10].tolist()
+    # One unit in the last place may lie between two rows of one batch.
+    assert frame["auc"].iloc[6:8].tolist() == pytest.approx(frame["auc"].iloc[8:10].tolist(), rel=1e-6)
     assert failed("p_failed.csv") == {"some.zip::readme.md": "not an image by its name (.md)"}
     assert "2 images named more than once" in capsys.readouterr().out
 

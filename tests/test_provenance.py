@@ -178,3 +178,5 @@ def test_git_tells_commit_and_changes(tmp_path: Path) -> None:
     assert first is not None and len(first["commit"]) == 40 and first["dirty"] is False
     (tmp_path / "a").write_text("2")
     assert environment._git(tmp_path) == {"commit": first["commit"], "dirty": True}
+    (tmp_path / ".venv" / "dam").mkdir(parents=True)  # installed within a user's own repository
+    assert environment._git(tmp_path / ".venv" / "dam") is None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,8 +19,10 @@ from dam.compose import compose
 from dam.errors import UserError
 from dam.studies import STUDIES
 from dam.studies.plan import make_plan
-from dam.studies.run import run_study
+from dam.studies.results import _thresholds
+from dam.studies.run import Record, cell_job, run_study
 from dam.studies.study import find
+from dam.sweep_resume import held
 from dam.training import run as training
 
 TINY = (
@@ -129,6 +132,9 @@ def test_overrides_reach_all_cells_or_some(starts: tuple[str, ...]) -> None:
         (["study.supervised=null"], "study.supervised is not set"),
         (["study.folds=one"], "study.folds=one must be a whole number of 2 or more"),
         (["study.supervised=/absent/run"], "there is no such file or run"),
+        (["study.cells="], "study.cells=: no cell is called so"),
+        (["dry_run=yes"], "dry_run must be true or false, got yes"),
+        (["run_dir=null"], "run_dir must name the folder of the study"),
         (["study.cells=control-*"], "no cell is called so; they are supervised-ce-fold_0"),
         (["nobody-*:seed=1"], "no cell is called so"),
         (["data.fold=1"], "data.fold cannot be set in the study covid_trust: choose folds by their cells"),
@@ -276,14 +282,38 @@ def test_a_folder_with_other_things_is_left_alone(starts: tuple[str, ...], tmp_p
 
 
 def test_two_processes_never_share_a_study(starts: tuple[str, ...], tmp_path: Path) -> None:
-    from dam.training.rundir import RunDirectory
-
     (tmp_path / "s").mkdir()
-    held = RunDirectory(tmp_path / "s")
-    held.lock()
-    with pytest.raises(UserError, match="in use by another process"):
+    # a worker of a study that was killed: it shares the lock until its cell has ended
+    with held(tmp_path / "s"), pytest.raises(UserError, match=r"the study .*/s is still running in another process"):
         study(*starts, "run_dir=s", "study.cells=supervised-ce-fold_0")
-    held.close()
+
+
+def test_a_cell_holds_the_study_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_work(folder: Path, name: str) -> Record:
+        with pytest.raises(UserError, match="still running"), held(folder, alone=True, what="study"):
+            pass
+        return Record(name, "done")
+
+    monkeypatch.setattr("dam.studies.run.run_cell", at_work)
+    cell_job(SimpleNamespace(name="one"), str(tmp_path), ("one",))
+
+
+def test_a_cell_that_lost_its_config_is_kept_and_named(starts: tuple[str, ...], tmp_path: Path) -> None:
+    cell = tmp_path / "s" / "supervised-ce-fold_0"
+    (cell / "predictions").mkdir(parents=True)
+    (cell / "predictions" / "test.csv").write_text("x")
+    (tmp_path / "s" / "study.json").write_text('{"study": "covid_trust"}')
+    assert study(*starts, "run_dir=s", "study.cells=supervised-ce-fold_0") == 1
+    assert (cell / "predictions" / "test.csv").read_text() == "x"
+    record = json.loads((tmp_path / "s" / "cells" / "supervised-ce-fold_0.json").read_text())
+    assert record["state"] == "failed" and "supervised-ce-fold_0" in record["error"]
+
+
+@pytest.mark.parametrize("text", ['{"column": ', "[]", '{"column": "ce", "threshold": {"Edema": "x"}}'])
+def test_a_damaged_stage_file_is_told_in_a_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "stage.json").write_text(text)
+    with pytest.raises(UserError, match=r"stage\.json is damaged; put back a copy"):
+        _thresholds(tmp_path, "ce")
 
 
 def test_a_killed_study_goes_on_and_ends_as_one_that_was_never_stopped(starts: tuple[str, ...], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from dam.studies.report import write_report
 from dam.studies.results import Result, Results
 from dam.studies.study import Cell, Study
 from dam.studies.tables import beside_paper, spread
-from dam.studies.words import Size, paragraph
+from dam.studies.words import Size, details, paragraph
 
 # The shared vector of the evaluation tests: targets, scores, patient of each image (patient 4 has both classes).
 Y = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], dtype=float)
@@ -293,16 +293,35 @@ def test_the_paragraph_counts_and_claims_nothing_that_is_undecided() -> None:
     small = replace(row_of(-0.05, -0.05, measure="sensitivity_negative"), paper=0.004)
     even = replace(row_of(-0.05, -0.05, measure="precision_positive"), paper=0.0)
     text = paragraph(size, [undecided], [certain, against, small, even], [certain, undecided])
-    assert "70 images of 49 patients: 55 positives of 38 patients and 15 negatives of 11 patients" in text
-    assert "supervised AUC against supervised CE: +.090 [-.010, +.190] over patients" in text and "undecided" in text
+    assert "70 images of 49 patients, 15 of them negative (11 patients)" in text
+    assert "Of 1 difference of AUC, none holds; all are undecided" in text and "shown .050 (80 % power)" in text
     assert "Of the 3 differences" in text
-    assert "1 (trust of positives, supervised AUC against supervised CE) lies on the paper's side" in text
-    assert "1 (precision of negatives, supervised AUC against supervised CE) lies on the other side" in text
+    assert "1 (trust of positives, supervised AUC against supervised CE) holds on the paper's side" in text
+    assert "1 (precision of negatives, supervised AUC against supervised CE) holds on the other" in text
     assert "and 1 cannot be decided" in text
-    assert "what differs is the scale of the scores, as far as this test set can tell" in text
-    assert "by .067 and of the positives by .018; 1 of the paper's differences of sensitivity" in text
-    quiet = paragraph(size, [undecided], [undecided, small], [])
-    assert "none lies on the paper's side" in quiet and "it holds here" not in quiet
+    assert "calibration on validation leaves none: the rest, as far as this test set can tell, is the scale" in text
+    kept = paragraph(size, [replace(certain, measure="auc")], [], [certain, certain])
+    assert "supervised AUC against supervised CE holds (+.110 [+.010, +.210])." in kept and "leaves 1." in kept
+    open_ = replace(undecided, difference=math.nan, folds=0)
+    assert "holds, none can be compared after calibration." in paragraph(size, [], [], [certain, open_])
+    fewer = paragraph(size, [], [], [certain, open_, certain, replace(undecided, folds=2)])
+    assert fewer.endswith("(down to 2 folds where both rows could be calibrated); 1 cannot be compared so.")
+    quiet = paragraph(size, [undecided], [undecided, small], [undecided, undecided])
+    assert "none holds on the paper's side" in quiet and "calibration" not in quiet
+
+
+def test_the_paragraph_is_short_and_the_list_below_it_has_the_numbers() -> None:
+    undecided, certain = row_of(-0.01, -0.01, measure="auc"), row_of(0.01, 0.01)
+    small = replace(row_of(-0.05, -0.05, measure="sensitivity_negative"), paper=0.004)
+    numbers = (Size(70, 49, 55, 38, 15, 11), [undecided] * 4, [certain, small] * 9, [certain, undecided] * 4)
+    assert len(paragraph(*numbers[:2], [small] * 18, numbers[3]).split()) < 120
+    listed = details(*numbers)
+    assert len(listed) == 4 + 4 + 2
+    assert "supervised AUC against supervised CE: +.090 [-.010, +.190] over patients" in listed[0]
+    assert listed[0].endswith("undecided; these patients could have shown .050 (80 % power).")
+    assert listed[4].endswith("after calibration on validation: undecided once calibrated.")
+    assert "55 positives of 38 patients and 15 negatives of 11 patients" in listed[8]
+    assert "by .067 and of the positives by .018; 9 of the paper's differences of sensitivity" in listed[9]
 
 
 def test_rows_without_a_cell_are_dashes_beside_the_papers_number() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from dam.commands.completion import complete
 from dam.compose import compose, read_config, to_yaml
 from dam.config import AUCSquareConfig, Config
 from dam.errors import UserError
-from dam.sweep import Plan, run_job, run_sweep
+from dam.sweep import run_job, run_sweep
 from dam.sweep_resume import command, held
 
 WORDS = ["+experiment=quickstart", "auc.loss.margin=0.3,0.5,0.7,0.9"]
@@ -34,13 +35,13 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs one after another without Hydra, which reads all configs twice a job."""
 
-    def one_by_one(plan: Plan, task: Any) -> None:
-        (axis,) = [setting for setting in plan.settings if setting.sweep]
-        for num, text in enumerate(axis.sweep or ()):
-            words = [setting.at(text).hydra if setting is axis else setting.hydra for setting in plan.settings]
-            run_job(plan.folder, num, words, **task.keywords)
+    def one_by_one(folder: Path, words: list[str], task: Any) -> None:
+        (axis,) = [word for word in words if "," in word]
+        key, _, values = axis.partition("=")
+        for num, text in enumerate(values.split(",")):
+            run_job(folder, num, [f"{key}={text}" if word is axis else word for word in words], **task.keywords)
 
-    monkeypatch.setattr("dam.sweep._hydra_multirun", one_by_one)
+    monkeypatch.setattr("dam.sweep.multirun", one_by_one)
 
 
 def margin_of(cfg: Config) -> float:
@@ -106,7 +107,9 @@ def table(folder: Path) -> str:
     return (folder / "sweep.csv").read_text().replace(str(folder.absolute()), "")
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
+@pytest.mark.parametrize(
+    "launcher", [[], pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], marks=pytest.mark.slow)]
+)
 def test_what_is_missing_is_completed_and_what_is_done_is_left(
     launcher: list[str], request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +211,14 @@ def test_a_record_cannot_lead_out_of_the_sweep(quick: None) -> None:
     Path("here/jobs/0.json").write_text(json.dumps({**record, "state": "running", "run_dir": "/elsewhere"}))
     assert run_sweep([*RESUME, "run_dir=here"], start, resume) == 0
     assert json.loads(Path("here/jobs/0.json").read_text())["run_dir"] == record["run_dir"]
+
+
+def test_a_run_that_was_removed_is_missing_whatever_its_record_says(quick: None) -> None:
+    run_sweep([*WORDS, "run_dir=here"], start)
+    shutil.rmtree("here/0_margin-0.3")
+    logged()
+    assert run_sweep([*RESUME, "run_dir=here"], start, resume) == 0
+    assert logged() == ["start 0.3"]
 
 
 def test_a_sweep_that_still_runs_is_left_alone(quick: None) -> None:

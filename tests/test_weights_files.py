@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import signal
@@ -21,17 +20,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_configs import model_config
 from safetensors.torch import save_file
 from torch import nn
 
-from dam.config import ModelConfig
 from dam.errors import UserError
 from dam.models.backbones import build_model
 from dam.models.weights import read_content
 from dam.models.weights_fit import open_weights
 from dam.models.weights_layouts import CONTAINERS, open_layout
 
-CFG = ModelConfig("resnet18", None, 0.0, 0.0, None, None, "auto", [], {})
 TENSORS = {"conv1.weight": torch.arange(4.0), "bn1.bias": torch.ones(2)}
 
 
@@ -188,7 +186,7 @@ def test_torchxrayvisions_pickled_densenet(legacy: bool, tmp_path: Path, monkeyp
     opened = open_weights(str(path))
     assert opened.name == "densenet121" and opened.expected is not None and opened.expected.mean == (0.5,)
     assert "torchxrayvision.models.DenseNet" in opened.layout.content.stood_in
-    ours = build_model(dataclasses.replace(CFG, name="densenet121", weights=str(path)), 1, 1, 64, 0).eval()
+    ours = build_model(model_config("densenet121", weights=str(path)), 1, 1, 64, 0).eval()
     assert all(
         torch.equal(t, net.state_dict()[name]) for name, t in ours.state_dict().items() if "classifier" not in name
     )

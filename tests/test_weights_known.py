@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torchvision
 import yaml
+from model_configs import model_config
 from safetensors.torch import save_file
 from torch import Tensor
 from weight_files import LAYOUTS, State
@@ -22,18 +22,6 @@ from dam.models.backbones import weights_facts, with_input
 from dam.models.normalization import HistogramNormalization, input_normalization
 from dam.models.weights_fit import open_weights
 from dam.models.weights_known import difference
-
-CFG = ModelConfig(
-    name="resnet18",
-    weights=None,
-    drop_rate=0.0,
-    drop_path_rate=0.0,
-    mean=None,
-    std=None,
-    normalization="auto",
-    freeze=[],
-    lr_scale={},
-)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +54,8 @@ def saved(tmp_path: Path, content: Any, name: str = "w.pt") -> str:
     return str(tmp_path / name)
 
 
-def config(**changes: Any) -> ModelConfig:
-    return dataclasses.replace(CFG, **changes)
+def config(name: str = "resnet18", **changes: Any) -> ModelConfig:
+    return model_config(name, **changes)
 
 
 def test_covid_prognosis_takes_equalized_images(densenet121: State, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ usage: dam list [datasets|models|objectives|experiments] [PATTERN]
 Prints the names that a config can use, each with one line about it; without a word, all of them.
 `dam list datasets` also says where to get each, and its licence.
 `dam list models PATTERN` also searches timm's names (any of them works as model=timm model.name=NAME).
+Experiments called moco_* are for `dam pretrain`; `dam study list` has the studies.
 
 examples:
   dam list experiments

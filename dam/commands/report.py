@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
             print(("\n" if number else "") + "\n".join(build_pretraining_report(path, figures)))
             continue
         drawn = _explain(path) if explain else ()
-        result = build_report(path, figures)
+        result = build_report(path, figures=figures)
         print(("\n" if number else "") + "\n".join((*result.lines, *drawn)))
         print("\n" + "\n".join(lines(result.points)))
     return 0

@@ -128,20 +128,20 @@ def check_augment(
         raise UserError(_changed(f"{key} turns an image of {_describe(noise)}", image))
 
 
-def check_on_device(cfg: AugmentConfig, image_size: int, key: str = "augment.train") -> None:
+def check_on_device(cfg: AugmentConfig, image_size: int) -> None:
     """``augment_on=device``: refuse a checked pipeline that is not one warp. ``UserError`` names the transform."""
     from dam.data.warp_device import can_apply  # it needs torch
 
     geometry, fused = fuse(_build_all(cfg.train), image_size)
     if fused < len(cfg.train):
         raise UserError(
-            f"augment_on=device cannot do {cfg.train[fused]['name']} ({key}[{fused}]): there a pipeline is flips, "
-            "RandomRotate90 and one Affine or one Pad with RandomCrop, then RandomBrightnessContrast. "
+            f"augment_on=device cannot do {cfg.train[fused]['name']} (augment.train[{fused}]): there a pipeline is "
+            "flips, RandomRotate90 and one Affine or one Pad with RandomCrop, then RandomBrightnessContrast. "
             "Take it out, or set augment_on=cpu."
         )
     if geometry is not None and not can_apply(geometry.border):
         raise UserError(
-            f"augment_on=device knows border_mode 0, 1, 2 and 4 and interpolation 0 and 1, and {key} has "
+            f"augment_on=device knows border_mode 0, 1, 2 and 4 and interpolation 0 and 1, and augment.train has "
             f"{geometry.border.mode} and {geometry.border.interpolation}: change it, or set augment_on=cpu."
         )
 

@@ -82,7 +82,7 @@ class Geometry:
         """The plan of images ``indices`` (n,) in their ``epochs`` (n,), drawn with ``key``."""
         needed = [step.draws for step in self.steps] + [change.draws for change in self.levels]
         u = iter(np.split(uniforms(key, indices, epochs, sum(needed)), np.cumsum(needed)[:-1], axis=1))
-        maps = np.tile(np.eye(3), (len(indices), 1, 1))
+        maps = _identities(len(indices))
         for step in self.steps:
             maps = maps @ step.maps(next(u), self.size)  # from the output backwards: the last step's map comes first
         levels = np.tile(_LEVELS.astype(np.uint8), (len(indices), 1))

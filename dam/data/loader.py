@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple, Protocol
@@ -66,8 +66,11 @@ class Loader:
     ``table_rows`` (n,) its number in the table, the index of its augmentation. ``augment=None`` gives images as
     stored. ``workers=0`` prepares each batch when it is asked for, in the caller's thread. Batches for a CUDA
     ``device`` are made in pinned memory and copied while the step before is computed. ``augment_there``: the
-    augmentation, which must be one warp, is done on the device.
+    augmentation, which must be one warp, is done on the device. ``names`` (n,) are what errors call the images, by
+    default what the store calls them.
     """
+
+    names: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -179,7 +182,8 @@ class Loader:
                 raise RuntimeError(f"augmentation failed on {self._name(row)}: {reason}") from error
 
     def _name(self, row: int) -> str:
-        return f"image {self._store.locators[int(self._store_rows[row])]} (data row {int(self._table_rows[row]) + 1})"
+        name = self._store.locators[int(self._store_rows[row])] if self.names is None else self.names[row]
+        return f"image {name} (data row {int(self._table_rows[row]) + 1})"
 
 
 def _slices(length: int, workers: int) -> list[slice]:

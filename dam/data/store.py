@@ -9,7 +9,6 @@ dies with its owner, then reuse its work.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -28,7 +27,7 @@ from dam.data.readers import ImageError, ImageReader
 from dam.data.store_build import MANY_BAD, Builder, Built
 from dam.data.table import Naming, counted
 from dam.errors import UserError
-from dam.files import atomic_write_text
+from dam.files import atomic_write_text, locked
 
 if TYPE_CHECKING:
     from dam.data.table import ImageTable
@@ -256,11 +255,9 @@ def _locked(base: Path, name: str) -> Iterator[None]:
             "set data.store or $DAM_STORE to a folder of your own."
         ) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(descriptor, base / name):
             _log.info("another process is building the image store %s; waiting for it", name)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locked(descriptor, base / name, wait=True)
         yield
     finally:
         os.close(descriptor)

@@ -83,7 +83,7 @@ def _warp(maps: np.ndarray, border: Border, images: np.ndarray, chosen: np.ndarr
 
     size, channels = images.shape[1], images.shape[3]
     planes = images[..., 0] if channels == 1 else images
-    source = np.empty_like(planes[:1][0]) if len(planes) else planes
+    source = np.empty(planes.shape[1:], np.uint8)
     flags = border.interpolation | cv2.WARP_INVERSE_MAP
     for i in chosen.tolist():
         np.copyto(source, planes[i])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dam.errors import UserError
 from dam.evaluation.predictions import Predictions
+from dam.report.run_files import ANONYMIZED
 
 if TYPE_CHECKING:
     from dam.inference.ensemble_make import Source
@@ -68,7 +69,9 @@ def _check_images(first: Source, source: Source, split: str) -> None:
         if only
     ]
     way = "train them with the same data and data.split_seed"
-    if split == "val" and folds - {None, "all"}:
+    if first.facts.get(ANONYMIZED) != source.facts.get(ANONYMIZED):
+        way = "their names are not of one kind: train both with report.anonymize=true and the same key, or both without"
+    elif split == "val" and folds - {None, "all"}:
         way = "they are folds of a cross-validation: train with data.fold=all, whose run is the mean of its folds and "
         way += "can be a member itself"
     raise UserError(f"{what} ({'; '.join(parts)}); {way}")

@@ -109,6 +109,8 @@ def make_ensemble(paths: Sequence[Path], out: Path, wish: Wish, command: Sequenc
 
 def check_out(out: Path) -> None:
     """Raise ``UserError`` unless ``out`` is absent or an empty directory."""
+    if (out / ENSEMBLE).is_file() and not (out / "report" / "report.html").is_file():
+        raise UserError(f"--out {out} is an ensemble already that lacks its report: dam report {quote(str(out))}")
     if out.is_dir() and any(out.iterdir()):
         what = "already holds a run or an ensemble" if (out / "config.yaml").is_file() else "is not empty"
         raise UserError(f"--out {out} {what}: it is not written over; give a new or empty directory")

@@ -20,7 +20,7 @@ from dam.inference.predict_scores import Wanted
 from dam.inference.run import LoadedRun, load_run
 from dam.report.examples import FOLDER, OVERLAY, OVERLAY_COLUMNS, OVERLAYS
 from dam.report.frames import csv_text
-from dam.report.run_files import RunFiles, read_run
+from dam.report.run_files import ANONYMIZED, RunFiles, read_run
 from dam.report.tables import main_models
 
 SIDE = 160  # pixels, at most: that of the thumbnails
@@ -79,7 +79,7 @@ def _no_examples(files: RunFiles) -> str:
             f"{files.path} is an ensemble, which keeps no example images to draw on; draw on its members' instead: "
             f"dam report {' '.join(members)} --explain"
         )
-    why = "report.anonymize=true: no pictures" if "anonymized" in files.data else "predictions/examples.csv"
+    why = "report.anonymize=true: no pictures" if ANONYMIZED in files.data else "predictions/examples.csv"
     return f"{files.path} keeps no example images ({why}), so --explain has nothing to draw on"
 
 

@@ -21,6 +21,7 @@ from dam.evaluation.predictions import Predictions, merge_units, read_prediction
 from dam.inference.export_graph import Recipe
 from dam.inference.images import SUFFIXES
 from dam.inference.run import BLEND, LoadedRun, Part
+from dam.report.run_files import ANONYMIZED
 from dam.training.module import Network
 
 TOLERANCE = 1e-4
@@ -113,7 +114,7 @@ def find_validation(run: LoadedRun, root: str | None) -> Validation | str:
     if not file.is_file():
         return "not measured: the run has no predictions/val.csv"
     stored = json.loads((run.path / "data.json").read_text(encoding="utf-8"))
-    if "anonymized" in stored:
+    if ANONYMIZED in stored:
         if root is not None:
             raise UserError(f"--val-images {root}: {run.path} holds pseudonyms, so its images cannot be found by name; "
                             "leave the flag out")  # fmt: skip

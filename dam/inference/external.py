@@ -176,8 +176,8 @@ def check_pixels(run: LoadedRun, table: ImageTable, store: ImageStore, cfg: Data
         return []
     images = table.frame["image"].to_numpy()[equal].tolist()
     were = "was" if len(images) == 1 else "were"
-    told = f"{counted(len(images), 'image')} of the external set {were} in the run's training or validation, byte for "
-    told += "byte"
+    where = "in the run's training or validation, byte for byte"
+    told = f"{counted(len(images), 'image')} of the external set {were} {where}"
     if cfg.leakage == "refuse":
         raise UserError(f"{told} ({named(images, 3)}): remove them, or set data.leakage=allow if you know better")
     return [Naming(f"{told}, allowed by data.leakage=allow", f" ({named(images, 3)})")]

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dam.errors import UserError
-from dam.files import atomic_path
+from dam.files import atomic_path, locked
 
 FORMAT = 1
 FAILED = ("image", "reason")
@@ -48,13 +47,9 @@ class Partial:
         self.resumed = False
         self.done = 0
         self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115  held until close()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not locked(self._file, out):
             self._file.close()
-            raise UserError(
-                f"{out} is being written by another process; wait for it or choose another --out"
-            ) from error
+            raise UserError(f"{out} is being written by another process; wait for it or choose another --out")
         header = json.dumps({"dam": "predict", "format": FORMAT, **facts}).encode() + b"\n"
         self._start = len(header)
         self._file.seek(0)

@@ -96,8 +96,9 @@ def with_input(cfg: ModelConfig) -> ModelConfig:
     Mean and standard deviation of that family are filled in where the config has none. Raises ``UserError`` for a file
     that cannot be read.
     """
-    open_file = cfg.normalization == "auto" and cfg.mean is None and _is_file(cfg.weights)
-    return resolved(cfg, open_weights(cfg.weights).expected if open_file and cfg.weights else None)
+    if cfg.normalization == "auto" and cfg.mean is None and _is_file(cfg.weights):
+        return resolved(cfg, open_weights(cfg.weights).expected)
+    return resolved(cfg, None)
 
 
 def weights_facts(cfg: ModelConfig, image_size: int) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ class MocoStage(Loop):
             )
         if self.selection.add(probed.auc, self.step)[1]:
             self.save_best()
-        loss, found = (self._sums / max(1, self._count)).tolist()
+        loss, found = (self._sums / self._count).tolist()  # NaN where every step was skipped
         self._sums.zero_()
         self._count = 0
         return {"train_loss": loss, "top1": found, **self._columns(probed)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from dam.errors import UserError
+from dam.files import locked
 
 CHECKPOINTS = ("last.ckpt", "previous.ckpt", "next.ckpt")  # as dam.training.checkpoint names them
 HALVES = (".*.tmp", ".*.partial")
@@ -47,10 +47,8 @@ def remove(found: Leftovers) -> int:
     """
     lock = found.run / ".lock"
     with open(lock, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{found.run} is in use by another process: nothing of it was removed") from error
+        if not locked(file, found.run):
+            raise UserError(f"{found.run} is in use by another process: nothing of it was removed")
         size = 0
         for path in found.paths:
             size += _size(path)

@@ -23,6 +23,7 @@ SPLITS = ("test", "val")  # the first one that is there is the headline
 EXTERNAL = "external_"  # predictions/external_<name>.csv
 EVALUATION = "evaluation.json"  # what `dam evaluate` was told: laid over config.yaml, or alone for a foreign table
 PRETRAIN = "pretrain"  # the folder that makes a directory a run of `dam pretrain`
+ANONYMIZED = "anonymized"  # of data.json, in a run whose names are pseudonyms: which key made them
 ENSEMBLE = "ensemble.json"  # what makes a directory an ensemble of runs
 MODELS = ("warm_start", "ce", "focal", "auc", "blend")  # the order of columns and colours; others follow
 PARTS = ("warm_start", "auc", "control", "metadata/auc", "metadata/control")

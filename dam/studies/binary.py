@@ -8,7 +8,7 @@ from typing import Any
 
 from dam.errors import UserError
 from dam.evaluation.auc import why_undefined
-from dam.report.document import Callout, Figure, Figures, Section, Table, Text
+from dam.report.document import Callout, Figure, Figures, Items, Section, Table, Text
 from dam.report.style import Drawn
 from dam.report.tables import with_interval
 from dam.studies import figures, tables, words
@@ -57,9 +57,14 @@ def reduce(results: Results, captions: Mapping[str, Sequence[str]], pairs: Pairs
     ]
     drawn = figures.draw(arms, results.arms, [*tested["primary"], *tested["the paper's"]])
     size = words.size_of(next(iter(arms.values())))
-    text = words.paragraph(size, tested["primary"], tested["the paper's"], _trust_rows(tested))
+    numbers = (size, tested["primary"], tested["the paper's"], _trust_rows(tested))
+    text = words.paragraph(*numbers)
     sections = (
-        Section("paragraph", "What holds at this sample size", (Callout(text, "verdict"),)),
+        Section(
+            "paragraph",
+            "What holds at this sample size",
+            (Callout(text, "verdict"), Text(_HOLDS), Items(words.details(*numbers))),
+        ),
         Section("tables", "The paper's tables", (*shown, Text(_HOW))),
         Section("auc", "AUC", (aucs, _figures(drawn, "auc"))),
         Section("trust", "Trust and calibration", (_figures(drawn, "trust"), calibration, Text(_TRUST))),
@@ -121,11 +126,16 @@ def _line(arm: Arm) -> str:
     return f"{arm.name}: AUC {auc}{sd}; sensitivity of positives {sensitivity}; trust {trust}"
 
 
+_HOLDS = (
+    "A difference holds where both its 95 % intervals, over patients and over folds, lie on one side of 0, over "
+    "patients after Holm too. In numbers:"
+)
 _HOW = (
-    "Mean ± standard deviation over folds (divisor n − 1), as in the paper; beside it the 95 % interval of that mean "
-    "over test patients, which the paper does not give: a bootstrap of 2,000 draws of patients (Clopper and Pearson's "
-    "exact one over patients where every fold is at 0 or 1), of the AUC DeLong's variance, clustered by patient. A "
-    "case is called positive where its logit is at or above the threshold of the largest F1 on the validation fold, "
+    "Mean ± standard deviation over folds (divisor n − 1), as in the paper; beside it the 95 % interval (CI) of that "
+    "mean over test patients, which the paper does not give: a bootstrap of 2,000 draws of patients (Clopper and "
+    "Pearson's exact one over patients where every fold is at 0 or 1), of the AUC DeLong's variance, clustered by "
+    "patient. A case is called positive where its logit is at or above the threshold of the largest F1 on the "
+    "validation fold, "
     "stored with the weights of best validation accuracy at it. Sensitivity of the negatives is specificity, precision "
     "of the negatives the negative predictive value; both precisions depend on the share of positives in the test "
     "set, so they can be held against the paper's only where that share is the same."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from dam.errors import UserError
 from dam.overrides import Setting, read
 from dam.schema import ConfigError, Fault, show, to_plain
 from dam.studies.study import Cell, Study
-from dam.sweep import LAUNCHERS
+from dam.sweep import LAUNCHERS, plugin_faults
 
 NOTES = "study.json"
 ALL = "*"
@@ -92,7 +91,7 @@ def sort_words(study: Study, words: Sequence[str]) -> Words:
         key, equals, text = word.partition("=")
         if key.startswith("study.") and equals:
             if key == "study.cells":
-                patterns = tuple(part.strip() for part in text.split(",") if part.strip())
+                patterns = tuple(part.strip() for part in text.split(","))
             else:
                 own[key.removeprefix("study.")] = _own_value(study, key, text)
         elif match := _FOR_CELLS.fullmatch(word):
@@ -102,10 +101,14 @@ def sort_words(study: Study, words: Sequence[str]) -> Words:
     settings, faults = read([*common, *(word for _, word in some)])
     faults += [fault for setting in settings if (fault := _refused(study, setting))]
     launcher = [setting for setting in settings if setting.kind == "hydra"]
-    faults += _launcher_faults(launcher)
+    by_key = {setting.key: setting for setting in settings}
+    faults += plugin_faults("hydra/launcher", by_key, LAUNCHERS)
+    if "dry_run" in by_key and not isinstance(by_key["dry_run"].value, bool):
+        faults.append(Fault("dry_run", f"dry_run must be true or false, got {by_key['dry_run'].text}"))
+    if "run_dir" in by_key and by_key["run_dir"].value in (None, ""):
+        faults.append(Fault("run_dir", "run_dir must name the folder of the study; leave it out for the usual one"))
     if faults:
         raise ConfigError(faults)
-    by_key = {setting.key: setting for setting in settings}
     apart = {"run_dir", "dry_run"} | {setting.key for setting in launcher}
     kept = tuple(word for word in common if _key_of(word) not in apart)
     run_dir = str(by_key["run_dir"].value) if "run_dir" in by_key else None
@@ -135,16 +138,6 @@ def _refused(study: Study, setting: Setting) -> Fault | None:
         if key == own.removesuffix(".") or (own.endswith(".") and key.startswith(own)):
             return Fault(key, f"{key} cannot be set in the study {study.name}: {instead}")
     return None
-
-
-def _launcher_faults(launcher: Sequence[Setting]) -> list[Fault]:
-    chosen = next((str(setting.value) for setting in launcher if setting.key == "hydra/launcher"), "basic")
-    if chosen not in LAUNCHERS:
-        return [Fault("hydra/launcher", f"hydra/launcher={chosen} is not one of {', '.join(LAUNCHERS)}")]
-    if LAUNCHERS[chosen] and importlib.util.find_spec(LAUNCHERS[chosen]) is None:
-        extra = chosen.partition("_")[0]
-        return [Fault("hydra/launcher", f'hydra/launcher={chosen} is not installed: pip install "dam[{extra}]"')]
-    return []
 
 
 # ---------------------------------------------------------------- cells

@@ -107,7 +107,11 @@ def _thresholds(run_dir: Path, column: str) -> dict[str, float]:
     """From the stage.json of the stages that fill this column."""
     found: dict[str, float] = {}
     for file in sorted(run_dir.glob("**/stage.json")):
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if facts.get("column") == column:
-            found |= facts.get("threshold", {})
+        try:
+            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if facts.get("column") == column:
+                found |= {label: float(value) for label, value in facts.get("threshold", {}).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} is damaged; put back a copy of it, or remove the folder {run_dir}, and the same "
+                            "command runs that cell again") from error  # fmt: skip
     return found

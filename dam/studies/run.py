@@ -23,11 +23,12 @@ from typing import Any, Literal
 from dam import __version__
 from dam.compose import compose, with_value
 from dam.config import Config
-from dam.config_files import config_dir
 from dam.errors import UserError
 from dam.files import atomic_write_text
 from dam.studies.plan import NOTES, Plan, make_plan, read_notes
 from dam.studies.study import Study
+from dam.sweep import multirun
+from dam.sweep_resume import held
 
 State = Literal["not run", "running", "done", "failed", "interrupted"]
 
@@ -62,12 +63,8 @@ def run_study(study: Study, words: Sequence[str]) -> int:
     command = ["dam", "study", study.name, *words]
     if left:
         check_before({name: plan.chosen[name] for name in left}, plan.folder)
-    from dam.training.rundir import RunDirectory
-
     plan.folder.mkdir(parents=True, exist_ok=True)
-    held = RunDirectory(plan.folder)
-    held.lock()
-    try:
+    with held(plan.folder, alone=True, what="study"):
         _write_notes(plan, command)
         done = len(plan.chosen) - len(left)
         print(f"study {study.name}: {len(left)} of {len(plan.chosen)} cells to run, {done} finished, in {plan.folder}")
@@ -76,8 +73,6 @@ def run_study(study: Study, words: Sequence[str]) -> int:
             print(f"interrupted; go on with: {' '.join(map(quote, command))}", file=sys.stderr)
             return code
         return max(code, _end(plan, command))
-    finally:
-        held.close()
 
 
 def is_finished(run_dir: Path) -> bool:
@@ -128,18 +123,10 @@ def _as_plan(plan: Plan, left: Sequence[str]) -> str:
 
 def _launch(plan: Plan, names: Sequence[str]) -> int:
     """Run the cells through Hydra's launcher: one job for each value of ``name``."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    escaped = str(plan.folder).replace("\\", "\\\\").replace("'", "\\'")
-    words = [setting.hydra for setting in plan.launcher]
-    words += [f"hydra.sweep.dir='{escaped}'", "hydra.sweep.subdir=.", "++name=" + ",".join(names)]
+    words = [*(setting.hydra for setting in plan.launcher), "++name=" + ",".join(names)]
     task = partial(cell_job, folder=str(plan.folder), names=tuple(names))
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_dir()), job_name="dam", version_base="1.3"):
-            hydra: Any = GlobalHydra.instance().hydra
-            hydra.multirun(config_name="train", task_function=task, overrides=words, with_log_configuration=False)
+        multirun(plan.folder, words, task)
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # a launcher's own failure: the records still say what became of the cells
@@ -155,7 +142,8 @@ def cell_job(config: Any, folder: str, names: tuple[str, ...]) -> float:
     """One cell, called by Hydra's launcher, maybe in another process: its mean validation AUC, NaN without one."""
     name = str(config.name)
     print(f"\n[{names.index(name) + 1}/{len(names)}] {name}", flush=True)
-    record = run_cell(Path(folder), name)
+    with held(Path(folder)):  # a worker whose parent was killed still holds the study until its cell has ended
+        record = run_cell(Path(folder), name)
     if record.state != "done":
         print(f"{name} {record.state}: {record.error}", flush=True)
     if record.state == "interrupted" and os.getpid() == (read_notes(Path(folder)) or {}).get("pid"):
@@ -176,7 +164,8 @@ def run_cell(folder: Path, name: str) -> Record:
         if (run_dir / "config.yaml").is_file():
             result = run.resume(run_dir, notes["moving"], command)
         else:
-            shutil.rmtree(run_dir, ignore_errors=True)  # killed while it was made: nothing in it is worth keeping
+            if run_dir.is_dir() and all(path.name.startswith(".") for path in run_dir.iterdir()):
+                shutil.rmtree(run_dir)  # killed while it was made: nothing but a lock and half a file
             result = run.start(with_value(compose(words), "run_dir", str(run_dir)), command)
     except KeyboardInterrupt:
         record.state, record.error = "interrupted", "stopped by the user"

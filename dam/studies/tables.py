@@ -52,7 +52,7 @@ def beside_paper(
     file = caption.partition(":")[0].lower().replace(" ", "_")
     header = ["", "folds"]
     for measure in measures:
-        header += [title(measure), "95 % over patients", "the paper"]
+        header += [title(measure), "95 % CI", "the paper"]
     lines, rows = [], []
     for name in names:
         arm = arms.get(name)

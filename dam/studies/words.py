@@ -1,4 +1,4 @@
-"""One paragraph, made from the numbers alone: what this matrix shows, and what it cannot at its size.
+"""One paragraph and a list, made from the numbers alone: what this matrix shows, and what it cannot at its size.
 
 A difference is said to hold only where its whole interval lies on one side of 0 over patients, after Holm, and over
 folds; everything else is called undecided, which is not equality.
@@ -44,23 +44,65 @@ def size_of(arm: Arm) -> Size:
 
 
 def paragraph(size: Size, aucs: Sequence[Paired], claims: Sequence[Paired], trust: Sequence[Paired]) -> str:
-    """``aucs``: the AUC's differences; ``claims``: those whose direction the paper reports; ``trust``: pairs of rows,
-    trust of positives before and after calibration."""
-    sentences = [_size(size)]
-    sentences += [_auc(row) for row in aucs]
-    sentences += _claims(claims)
-    sentences += [_trust(before, after) for before, after in zip(trust[::2], trust[1::2], strict=True)]
-    sentences.append(_steps(size, claims))
+    """What holds and what does not. ``aucs``: the AUC's differences; ``claims``: those of the paper's measures;
+    ``trust``: pairs of rows, trust of positives before and after calibration."""
+    sentences = [
+        f"The test set is {plural(size.images, 'image')} of {plural(size.patients, 'patient')}, "
+        f"{size.negatives} of them negative ({plural(size.negative_patients, 'patient')}).",
+        _aucs(aucs),
+        _claims(claims),
+        _scale(trust),
+    ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _size(size: Size) -> str:
-    return (
-        f"The test set is {plural(size.images, 'image')} of {plural(size.patients, 'patient')}: "
-        f"{plural(size.positives, 'positive')} of {plural(size.positive_patients, 'patient')} and "
-        f"{plural(size.negatives, 'negative')} of {plural(size.negative_patients, 'patient')}; every fold is judged on "
-        "the same ones, so the standard deviation over folds says nothing about other patients."
-    )
+def details(size: Size, aucs: Sequence[Paired], claims: Sequence[Paired], trust: Sequence[Paired]) -> tuple[str, ...]:
+    """The numbers behind ``paragraph``, a sentence each."""
+    sentences = [_auc(row) for row in aucs]
+    sentences += [_trust(before, after) for before, after in zip(trust[::2], trust[1::2], strict=True)]
+    sentences += [
+        f"All folds are judged on the same {plural(size.positives, 'positive')} of "
+        f"{plural(size.positive_patients, 'patient')} and {plural(size.negatives, 'negative')} of "
+        f"{plural(size.negative_patients, 'patient')}: the standard deviation over folds says nothing about other "
+        "patients.",
+        _steps(size, claims),
+    ]
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def _aucs(rows: Sequence[Paired]) -> str:
+    """How many differences of AUC hold, and what the rest could have shown."""
+    if not rows:
+        return ""
+    certain = [row for row in rows if row.holds]
+    told = f"Of {plural(len(rows), 'difference')} of AUC, "
+    told += "; ".join(f"{_pair(row)} holds ({_difference(row)})" for row in certain) if certain else "none holds"
+    could = sorted(row.detectable for row in rows if not row.holds and not math.isnan(row.detectable))
+    if could:
+        ends = dict.fromkeys(number(value) for value in (could[0], could[-1]))
+        told += f"; {'the rest are' if certain else 'all are'} undecided, where these patients could have shown "
+        told += f"{' to '.join(ends)} (80 % power)"
+    return told + "."
+
+
+def _scale(trust: Sequence[Paired]) -> str:
+    """Whether the differences of trust that hold are still there once both sides are calibrated."""
+    certain = [(b, after) for b, after in zip(trust[::2], trust[1::2], strict=True) if b.holds]
+    if not certain:
+        return ""
+    after = [row for _, row in certain if not math.isnan(row.difference)]
+    held = f"the {plural(len(certain), 'difference')} of trust that {'holds' if len(certain) == 1 else 'hold'}"
+    if not after:
+        return f"Of {held}, none can be compared after calibration."
+    left, folds = sum(row.holds for row in after), min(row.folds for row in after)
+    told = f"Of {held}, calibration on validation leaves {left or 'none'}"
+    if left < len(after):
+        told += ": the rest, as far as this test set can tell, is the scale of the scores"
+    if folds < max(before.folds for before, _ in certain):
+        told += f" (down to {plural(folds, 'fold')} where both rows could be calibrated)"
+    if len(after) < len(certain):
+        told += f"; {len(certain) - len(after)} cannot be compared so"
+    return told + "."
 
 
 def _pair(row: Paired) -> str:
@@ -81,28 +123,28 @@ def _auc(row: Paired) -> str:
     return f"{told}: undecided{'' if math.isnan(row.detectable) else could}."
 
 
-def _claims(claims: Sequence[Paired]) -> list[str]:
+def _claims(claims: Sequence[Paired]) -> str:
     """How many of the paper's directions are confirmed, contradicted, undecided."""
     tested = [row for row in claims if row.paper != 0 and not math.isnan(row.paper)]
     if not tested:
-        return []
+        return ""
     alike = [row for row in tested if row.as_paper]
     other = [row for row in tested if row.holds and not row.as_paper]
     open_ = len(tested) - len(alike) - len(other)
     told = (
         f"Of the {len(tested)} differences of precision, sensitivity and trust whose direction the paper reports, "
-        f"{_listed(alike)} the paper's side with both intervals and after Holm, {_listed(other)} the other side"
+        f"{_listed(alike)} on the paper's side, {_listed(other)} on the other"
     )
     if open_:
         told += f", and {open_} cannot be decided at this size (undecided is not equal)"
-    return [told + "."]
+    return told + "."
 
 
 def _listed(rows: Sequence[Paired]) -> str:
     if not rows:
-        return "none lies on"
+        return "none holds"
     names = "; ".join(f"{title(row.measure)}, {_pair(row)}" for row in rows)
-    return f"{len(rows)} ({names}) {'lies' if len(rows) == 1 else 'lie'} on"
+    return f"{len(rows)} ({names}) {'holds' if len(rows) == 1 else 'hold'}"
 
 
 def _trust(before: Paired, after: Paired) -> str:
@@ -116,7 +158,7 @@ def _trust(before: Paired, after: Paired) -> str:
     if after.folds < before.folds:
         told += f" (in the {plural(after.folds, 'fold')} where both could be)"
     if before.holds and not after.holds:
-        told += ": what differs is the scale of the scores, as far as this test set can tell"
+        told += ": undecided once calibrated"
     return told + "."
 
 

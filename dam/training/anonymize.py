@@ -22,10 +22,9 @@ from dam.data.folds import FOLD_COLUMN
 from dam.data.table import COLUMNS, ImageTable, without_names
 from dam.errors import UserError
 from dam.evaluation.groups import DEFAULTS
-from dam.report.run_files import read_mapping
+from dam.report.run_files import ANONYMIZED, read_mapping
 
 ENV = "DAM_ANONYMIZE_KEY"
-FACT = "anonymized"  # of data.json: which key made the names
 _BYTES = 32
 
 
@@ -142,7 +141,7 @@ def for_run(cfg: Config, path: Path | None = None) -> Pseudonyms | None:
 
 def of_run(path: Path) -> Pseudonyms | None:
     """Those in a run's files, None where the names there are the table's own. Raises ``UserError`` without the key."""
-    mark = read_mapping(path / "data.json").get(FACT)
+    mark = read_mapping(path / "data.json").get(ANONYMIZED)
     if mark is None:
         return None
     try:

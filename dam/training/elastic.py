@@ -66,8 +66,7 @@ def what_changes(run: RunDirectory) -> str | None:
 def _descriptions(run: RunDirectory) -> list[dict[str, Any]]:
     """environment.json and what resumes have added, the latest first."""
     first = [run.read_json("environment.json")] if (run.path / "environment.json").exists() else []
-    later = run.read_json("resumed.json") if (run.path / "resumed.json").exists() else []
-    return [facts for facts in [*first, *later][::-1] if isinstance(facts, dict)]
+    return [facts for facts in [*first, *run.read_list("resumed.json")][::-1] if isinstance(facts, dict)]
 
 
 def _record(cfg: Config) -> Path | None:

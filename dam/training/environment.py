@@ -66,8 +66,11 @@ def _memory() -> int | None:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files differ, of the checkout dam runs from; None when it is installed."""
+    """Commit and whether tracked files differ, of the checkout dam runs from; None when it is installed, also where it
+    is within somebody else's repository."""
     try:
+        if not _run(folder, "ls-files"):
+            return None
         commit = _run(folder, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_run(folder, "status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):

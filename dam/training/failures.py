@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import gc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from dam.config import Config
 from dam.config_checks import cross_faults
-from dam.errors import UserError
+from dam.errors import UserError, in_a_line
 from dam.training.rundir import RunDirectory, resume_command
 
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -58,6 +60,20 @@ def explained(error: BaseException, cfg: Config, run: RunDirectory) -> BaseExcep
             f"workers={max(0, cfg.workers // 2)}, or raise its limit (ulimit -u)"
         )
     return error
+
+
+@contextmanager
+def of_its_stage(folder: Path) -> Iterator[None]:
+    """Within, a checkpoint of ``folder`` is loaded: one that is whole and does not fit is a ``UserError``."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the checkpoint in {folder} is none of this stage ({in_a_line(error)}): put back its own, or remove "
+            "last.ckpt and previous.ckpt there, and the stage begins anew"
+        ) from error
 
 
 def is_lost_connection(error: BaseException) -> bool:

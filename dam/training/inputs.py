@@ -55,7 +55,7 @@ class Inputs:
         if self.features is not None:
             return FeatureLoader(self.features[rows], self.targets(rows, labels))
         augmented = augment_seed is not None and bool(self.augment.train)
-        return Loader(
+        loader = Loader(
             self.store,
             self.store_rows[rows],
             self.targets(rows, labels),
@@ -65,6 +65,9 @@ class Inputs:
             device=self.device,
             augment_there=self.augment_on == "device",
         )
+        if self.pseudonyms is not None:
+            loader.names = self.names(rows)
+        return loader
 
     def names(self, rows: np.ndarray) -> list[str]:
         return [str(name) for name in self.table.frame["image"].to_numpy()[rows]]

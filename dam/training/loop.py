@@ -167,7 +167,9 @@ class Loop(ABC):
         """Train; leave ``best.safetensors`` (the chosen weights) and return the facts of the stage."""
         if distributed.is_main():
             self.spec.folder.mkdir(parents=True, exist_ok=True)
-        if not self._restore():
+        with failures.of_its_stage(self.spec.folder):
+            begun = self._restore()
+        if not begun:
             self.begin()
         self._check_processes()
         self.progress = Progress(self.spec.title, self.spec.steps, self.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,10 @@ class Monitor:
             self._stream.update(scores, targets)
 
     def read(self, loss: nn.Module) -> dict[str, float]:
-        """Means over the labels (NaN where a class was absent), then start anew. Waits for the device."""
+        """Means over the labels (NaN where a class was absent or no step was taken), then start anew. Waits for the
+        device."""
         values = {
-            "train_loss": float(self._loss) / max(1, self._batches),
+            "train_loss": float(self._loss) / self._batches if self._batches else math.nan,
             "one_class_batches": self._one_class / max(1, self._batches),
         }
         if self._stream is not None:

@@ -13,6 +13,7 @@ from dam.data.store import changed_images
 from dam.data.table import named
 from dam.errors import UserError
 from dam.objectives import make_schedule
+from dam.report.run_files import ANONYMIZED
 from dam.training.rundir import RunDirectory
 
 
@@ -100,7 +101,7 @@ def _changed_tables(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _changed_content(before: dict[str, Any], now: dict[str, Any]) -> str:
     noted, found = before.get("content") or {}, now["content"]
     images = [image for image, digest in found.items() if noted.get(image, digest) != digest]
-    if not images and "store" in before and not before.get("anonymized"):  # the old store, if it is still there
+    if not images and "store" in before and not before.get(ANONYMIZED):  # the old store, if it is still there
         images = changed_images(Path(before["store"]), Path(now["store"]))
     if images:
         return f"the content of {named(images, 5)}"

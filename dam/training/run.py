@@ -12,7 +12,7 @@ from dam.compose import read_config, to_yaml
 from dam.config import Config
 from dam.data.table import ImageTable
 from dam.files import atomic_write_text
-from dam.training import crossval, distributed, elastic, outoffold, rundir, single
+from dam.training import anonymize, crossval, distributed, elastic, outoffold, rundir, single
 from dam.training.device import Device
 from dam.training.inputs import Inputs
 from dam.training.interrupt import terminated_as_interrupted
@@ -63,6 +63,8 @@ def start(
         with distributed.main_first():  # it alone fetches weights
             if cfg.run_dir is not None and distributed.is_main():  # which may have made it before the others look
                 rundir.check_free(Path(cfg.run_dir))
+            if not cfg.dry_run:
+                anonymize.for_run(cfg)
             device, table = kind.checked(cfg, None)
         if cfg.dry_run:
             return RunResult(Path(), math.nan, kind.dry_run(cfg, table, device))
@@ -97,6 +99,7 @@ def resume(
             return _together(cfg, kind.finished(run, before, cfg))
         with terminated_as_interrupted():
             with distributed.main_first():
+                anonymize.for_run(cfg, run.path)
                 device, table = kind.checked(cfg, run)
             inputs = single.inputs_of(cfg, table, device)
             facts = single.data_facts(inputs), describe_run(command, cfg, device)

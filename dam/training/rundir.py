@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import re
@@ -14,11 +13,12 @@ from shlex import quote
 from typing import IO, Any
 
 from dam.errors import UserError, in_a_line
-from dam.files import atomic_write_text
+from dam.files import atomic_write_text, locked
 from dam.training import checkpoint
 from dam.training.distributed import from_main, is_main, main_first
 
 DONE = "stage.json"
+_NOTED = ("progress.json", "resumed.json")  # nothing is made of them
 _BEGUN = re.compile(r"\.lock|\.config\.yaml\.\d+\.tmp")
 
 log = logging.getLogger("dam")
@@ -58,9 +58,11 @@ class RunDirectory:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             reason = in_a_line(error)
-            way = f"make it anew with `dam report {quote(str(self.path))}`"
-            if not name.startswith("report/"):
-                way = "put back a copy of it, or start a new run"
+            way = "put back a copy of it, or start a new run"
+            if name in _NOTED:
+                way = "remove it and resume again"
+            elif name.startswith("report/"):
+                way = f"make it anew with `dam report {quote(str(self.path))}`"
             raise UserError(f"{file} is damaged ({reason}); {way}") from error
 
     def progress(self, state: str, **where: Any) -> None:
@@ -77,8 +79,14 @@ class RunDirectory:
         """Add ``content`` to the list in a JSON file."""
         if not is_main():
             return
-        before = self.read_json(name) if (self.path / name).exists() else []
-        self.write_json(name, [*before, content])
+        self.write_json(name, [*self.read_list(name), content])
+
+    def read_list(self, name: str) -> list[Any]:
+        """The list in a JSON file, empty without one. Raises ``UserError`` if it is damaged."""
+        found = self.read_json(name) if (self.path / name).exists() else []
+        if not isinstance(found, list):
+            raise UserError(f"{self.path / name} is damaged: it holds no list; remove it and resume again")
+        return found
 
     def finished(self) -> bool:
         """Whether the run has come to its end, report included."""
@@ -129,14 +137,9 @@ class RunDirectory:
         if not is_main():
             return
         self._lock = open(self.path / ".lock", "ab")  # noqa: SIM115  held until close()
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise UserError(f"{self.path} is in use by another process; wait for it or stop it first") from error
-        except OSError as error:  # a network disk without locks
-            reason = error.strerror
-            log.warning("%s cannot be locked (%s): see to it that no second process works on it", self.path, reason)
+        if not locked(self._lock, self.path):
+            self.close()
+            raise UserError(f"{self.path} is in use by another process; wait for it or stop it first")
 
     def close(self) -> None:
         if self._lock is not None:

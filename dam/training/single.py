@@ -25,6 +25,7 @@ from dam.errors import UserError
 from dam.evaluation.reader_tables import read_readers
 from dam.models.backbones import build_model, check_model, weights_facts, with_input
 from dam.processes import place
+from dam.report.run_files import ANONYMIZED
 from dam.schema import all_keys
 from dam.training import anonymize, distributed, tracking, warmstart
 from dam.training.device import Device, resolve
@@ -103,8 +104,6 @@ def _check_processes(cfg: Config) -> None:
 def check_data(cfg: Config, run: RunDirectory | None = None) -> ImageTable:
     """The table, with plan, batch, labels and the source of the warm start checked. Raises ``UserError``."""
     table = load_table(cfg.data)
-    if not cfg.dry_run:
-        anonymize.for_run(cfg, None if run is None else run.path)
     make_plan(cfg, on_paper(cfg, table), run or RunDirectory(Path()))
     _check_evaluation(cfg.evaluation, table)
     warmed = run is not None and run.stage_done(run.stage(WARM_START))
@@ -168,7 +167,7 @@ def data_facts(inputs: Inputs) -> dict[str, Any]:
         "skipped": skipped,
         "store": str(store.path),
     }
-    return facts if names is None else {**facts, anonymize.FACT: names.mark}
+    return facts if names is None else {**facts, ANONYMIZED: names.mark}
 
 
 def describe_run(command: list[str], cfg: Config, device: Device) -> dict[str, Any]:

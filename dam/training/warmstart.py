@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import pandas as pd
 
@@ -21,7 +19,7 @@ from dam.config import Config
 from dam.data import fingerprint
 from dam.data.table import ImageTable
 from dam.errors import UserError
-from dam.files import atomic_path, atomic_write_text
+from dam.files import atomic_path, atomic_write_text, locked
 from dam.report.run_files import is_pretraining, read_mapping
 from dam.training import anonymize
 from dam.training.distributed import from_main, is_main
@@ -159,7 +157,7 @@ def _turn(folder: Path, key: str, stop: StopRequest) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{key}.lock", "ab") as lock:
         waited = False
-        while not _locked(lock):
+        while not locked(lock, folder):
             if not waited:
                 log.info("waits for the warm start that another job trains; should that job die, this one trains it")
             waited = True
@@ -167,11 +165,3 @@ def _turn(folder: Path, key: str, stop: StopRequest) -> Iterator[Path]:
                 raise Interrupted
             time.sleep(_LOOK_EVERY)
         yield folder / f"{key}.run"
-
-
-def _locked(lock: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

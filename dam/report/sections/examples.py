@@ -11,6 +11,7 @@ from dam.evaluation.predictions import Predictions
 from dam.report.content import Content
 from dam.report.document import Block, Callout, Gallery, Picture, Section, Text, code, strong
 from dam.report.examples import FOLDER, KINDS, overlays
+from dam.report.run_files import ANONYMIZED
 from dam.report.tables import number
 
 TOP = 2  # predicted labels shown
@@ -22,7 +23,7 @@ def gallery(content: Content) -> list[Section]:
     rows = [r for r in run.examples if r.get("split") in run.predictions and r.get("kind") in KINDS]
     if not rows:
         text = f"This run kept no example images ({code('predictions/examples.csv')} is not there), so "
-        if "anonymized" in run.data:
+        if ANONYMIZED in run.data:
             text = f"An anonymized run ({code('report.anonymize=true')}) keeps no example images, so "
         text += "no worst cases can be "
         return [Section("examples", "Examples", (Callout(f"{text}shown.", "missing"),))]
