@@ -77,7 +77,7 @@ def _bare(out: Path, words: list[str]) -> None:
     for name in modules:
         with contextlib.suppress(Exception):  # optional parts of libraries that the run never reached
             importlib.import_module(name)
-    from benchmarks.workload import Bare
+    from benchmarks.workload import Bare, normalized
     from dam.compose import compose
     from dam.objectives import PESG, AUCMarginLoss
     from dam.training.device import resolve
@@ -89,8 +89,8 @@ def _bare(out: Path, words: list[str]) -> None:
     network = bare_network(cfg, device, 1, 1, None)
     network.train()
     optimizer = PESG(network.model.parameters(), AUCMarginLoss(), 0.1, 0.002)
-    shape = (cfg.batch_size, 1, cfg.image_size, cfg.image_size)
-    Bare(network.model, device, shape, optimizer)(3)
+    images = normalized(network.normalization, device, (cfg.batch_size, cfg.image_size, cfg.image_size, 1))
+    Bare(network.model, device, images, optimizer)(3)
     after["three steps"] = peak_bytes()
     _tell(out, after)
 

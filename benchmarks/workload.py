@@ -133,15 +133,11 @@ class Bare:
     ``optimizer``: also its step, as the bare training step.
     """
 
-    def __init__(self, model: nn.Module, device: Device, shape: tuple[int, ...],
-                 optimizer: torch.optim.Optimizer | None = None) -> None:  # fmt: skip
-        self._model, self._device, self._optimizer = model, device, optimizer
-        torch.manual_seed(0)
-        self._images: Tensor = torch.randn(shape, device=device.device)
-        if any(p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
-               for p in model.parameters()):  # fmt: skip
-            self._images = self._images.contiguous(memory_format=torch.channels_last)
-        self._targets = (torch.arange(shape[0], device=device.device) % 2).float().unsqueeze(1)
+    def __init__(
+        self, model: nn.Module, device: Device, images: Tensor, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        self._model, self._device, self._images, self._optimizer = model, device, images, optimizer
+        self._targets = (torch.arange(len(images), device=device.device) % 2).float().unsqueeze(1)
 
     def __call__(self, steps: int) -> int:
         """``steps`` times; images seen."""
@@ -156,15 +152,24 @@ class Bare:
         return steps * len(self._images)
 
 
+def normalized(normalization: nn.Module, device: Device, shape: tuple[int, int, int, int]) -> Tensor:
+    """Random uint8 images (N, H, W, C) as ``normalization`` hands them to the network: also laid out in memory so."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found: Tensor = normalization(torch.randint(0, 256, shape, dtype=torch.uint8, device=device.device))
+    return found
+
+
 def bare_of(stage: Stage, with_optimizer: bool = False) -> Bare:
     """The bare step of a stage's own network; with an optimizer of the same kind on a copy of it."""
-    cfg, store = stage.cfg, stage.tools.inputs.store
-    shape = (cfg.batch_size, store.channels, cfg.image_size, cfg.image_size)
+    cfg, channels = stage.cfg, stage.tools.inputs.store.channels
+    shape = (cfg.batch_size, cfg.image_size, cfg.image_size, channels)
+    images = normalized(stage.network.normalization, stage.device, shape)
     if not with_optimizer:
-        return Bare(stage.network.model, stage.device, shape)
+        return Bare(stage.network.model, stage.device, images)
     import copy
 
     from dam.objectives import PESG, AUCMarginLoss
 
     model = copy.deepcopy(stage.network.model)
-    return Bare(model, stage.device, shape, PESG(model.parameters(), AUCMarginLoss(), 1e-3, 0.002))
+    return Bare(model, stage.device, images, PESG(model.parameters(), AUCMarginLoss(), 1e-3, 0.002))

@@ -51,7 +51,7 @@ SECRETS = {
     "a password in an address": r"\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]+:[^\s/:@'\"{}$]+@",
     "a password": r"(?i)\b(password|passwd|secret|(api|auth|access)_?(key|token))\b\s*[=:]\s*['\"][^'\"\s]{8,}['\"]",
     "a private address": r"\b(10\.\d{1,3}|192\.168|172\.(1[6-9]|2\d|3[01]))\.\d{1,3}\.\d{1,3}\b",
-    "a path of somebody's machine": r"(?<![\w.])/(home|Users|root)/[a-z][\w-]+/|[A-Z]:\\Users\\\w",
+    "a path of somebody's machine": r"(?<![\w.])/(home|Users|root)/\.?[a-z][\w-]+/|[A-Z]:\\Users\\\w",
 }
 _RANDOM = re.compile(r"['\"]([A-Za-z0-9+/_=-]{32,})['\"]")
 MOST_BITS = 4.6  # bits a character, above which a quoted word is taken for a key; prose and names stay below 4.3
