@@ -112,8 +112,9 @@ def test_exit_code_and_names_of_what_is_missed(
 
 def test_exponents() -> None:
     sizes = (10, 100, 1_000, 10_000)
-    assert growth.exponent(sizes, [5.0, 5.0, 7e-6 * 1e6, 7e-6 * 1e8]) == pytest.approx(2.0)
+    assert growth.exponent(sizes, [5.0, 7e4, 7e6, 7e8]) == pytest.approx(2.0)
     assert growth.exponent(sizes, [9.0, 1.0, 10.0, 100.0]) == pytest.approx(1.0)
+    assert growth.exponent(sizes, [1.0, 3.0, 3.0, 3.0]) == pytest.approx(0.0)
 
 
 def test_what_the_gpu_script_calls_busy() -> None:

@@ -27,6 +27,7 @@ from dam.evaluation.intervals import (
     count_cases,
     delong_covariance,
     logit_interval,
+    patient_codes,
     wald_interval,
 )
 
@@ -410,3 +411,11 @@ def test_holm() -> None:
     np.testing.assert_allclose(holm([0.01, np.nan, 0.9]), [0.02, np.nan, 0.9], atol=1e-15)
     assert holm([]).shape == (0,) and np.isnan(holm([np.nan])).all()
     assert holm([0.6, 0.7]).max() == 1
+
+
+@pytest.mark.parametrize("patients", [[5, 2, 5, 0], [7, 900, 7, 3], [-1, 4, 4, 2], ["b", "a", "b", "c"], [0]])
+def test_patient_codes_are_numpys_inverse(patients):
+    codes, count = patient_codes(np.array(patients))
+    names, inverse = np.unique(patients, return_inverse=True)
+    assert codes.tolist() == inverse.tolist()
+    assert count == len(names)

@@ -73,7 +73,7 @@ class ImageStore:
     def rows_for(self, table: ImageTable) -> np.ndarray:
         """Store row, int64, of each table row; table rows with the same image share one. ``KeyError`` if not stored."""
         images = table.frame["image"]
-        rows = np.fromiter((self._row_of[image] for image in images), np.int64, len(images))
+        rows = np.fromiter((self._row_of[image] for image in images.tolist()), np.int64, len(images))
         if self.skipped and any(self.locators[row] in self.skipped for row in rows.tolist()):
             raise KeyError("the table has images that this store skipped; use the table that open_store returned")
         return rows

@@ -71,7 +71,7 @@ def affordable(replicates: int, cases: int) -> int:
 def strata_of(targets: ArrayLike, patients: ArrayLike) -> tuple[Codes, Codes]:
     """The strata of one label: patients (codes) with a positive case, and the rest of those in ``patients`` (N,)."""
     y, codes = np.asarray(targets, dtype=np.float64), np.asarray(patients, dtype=np.intp)
-    positive = np.unique(codes[y == 1])
+    positive = np.flatnonzero(np.bincount(codes[y == 1]))
     return positive, np.setdiff1d(codes, positive)
 
 

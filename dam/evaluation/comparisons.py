@@ -144,7 +144,7 @@ def influence(
 
 
 def _small_sample_factor(codes: NDArray[np.intp]) -> float:
-    patients = len(np.unique(codes))
+    patients = np.count_nonzero(np.bincount(codes))
     return math.sqrt(patients / (patients - 1)) if patients > 1 else 1.0
 
 

@@ -68,10 +68,24 @@ def count_cases(targets: ArrayLike, patients: ArrayLike | None = None) -> Counts
     m, n = int(np.sum(y == 1)), int(np.sum(y == 0))
     if patients is None:
         return Counts(m, n, m, n, clustered=False)
-    groups = np.asarray(patients)
-    of_positives, of_negatives = np.unique(groups[y == 1]), np.unique(groups[y == 0])
-    distinct = len(np.union1d(of_positives, of_negatives))
-    return Counts(m, n, len(of_positives), len(of_negatives), clustered=distinct < m + n)
+    codes, count = patient_codes(patients)
+    has_positive, has_negative = np.zeros(count, bool), np.zeros(count, bool)
+    has_positive[codes[y == 1]] = has_negative[codes[y == 0]] = True
+    distinct = int(np.count_nonzero(has_positive | has_negative))
+    return Counts(m, n, int(has_positive.sum()), int(has_negative.sum()), clustered=distinct < m + n)
+
+
+def patient_codes(patients: ArrayLike) -> tuple[NDArray[np.intp], int]:
+    """Patients (N,) of any one type as codes 0..count-1 in their order, and the count: ``np.unique``'s inverse."""
+    values = np.asarray(patients)
+    if values.dtype.kind in "iu" and len(values) and values.min() >= 0 and values.max() < 4 * len(values):
+        # Codes already, as nearly always: marked in a table, where numpy would sort or hash them.
+        present = np.zeros(int(values.max()) + 1, bool)
+        present[values] = True
+        rank = np.cumsum(present) - 1
+        return rank[values], int(rank[-1]) + 1
+    names, codes = np.unique(values, return_inverse=True)
+    return codes, len(names)
 
 
 # ---------------------------------------------------------------- variance
@@ -101,10 +115,10 @@ def clustered_covariance(placed: Placements, positive_patients: ArrayLike, negat
     Source: Obuchowski, Biometrics 53 (1997).
     """
     of_positives, of_negatives = np.asarray(positive_patients), np.asarray(negative_patients)
-    names, codes = np.unique(np.concatenate([of_positives, of_negatives]), return_inverse=True)
-    m, n, patients = len(of_positives), len(of_negatives), len(names)
-    with_positives = len(np.unique(codes[:m]))
-    with_negatives = len(np.unique(codes[m:]))
+    codes, patients = patient_codes(np.concatenate([of_positives, of_negatives]))
+    m, n = len(of_positives), len(of_negatives)
+    with_positives = np.count_nonzero(np.bincount(codes[:m]))
+    with_negatives = np.count_nonzero(np.bincount(codes[m:]))
     if min(with_positives, with_negatives) < 2:
         return np.full((len(placed.auc), len(placed.auc)), np.nan)
     x = sum_by_group(placed.positive - placed.auc[:, None], codes[:m], patients)

@@ -153,7 +153,7 @@ def judge(
             raise ValueError(f"there is no model {model!r} to compare: the table has {', '.join(models)}")
     if interval not in METHODS:
         raise ValueError(f"interval method {interval!r} is unknown: choose one of {', '.join(METHODS)}")
-    cases, patients = len(units.patients), len(np.unique(units.patients))
+    cases, patients = len(units.patients), np.count_nonzero(np.bincount(units.patients))
     if interval in ("delong", "logit"):
         units = replace(units, patients=np.arange(cases))
     draws = Draws(int(units.patients.max()) + 1, replicates, seed) if interval == "bootstrap" and cases else None
@@ -290,7 +290,7 @@ def _mean_df(in_mean: Sequence[_Label], macro: MacroMean, a: int, b: int | None 
     of at least one label give.
     """
     sides = [[label.of_positives for label in in_mean], [label.of_negatives for label in in_mean]]
-    most = min(len(np.unique(np.concatenate(side))) for side in sides) - 1
+    most = min(int(np.count_nonzero(np.bincount(np.concatenate(side)))) for side in sides) - 1
     by_label = macro.df([label.counts.df + 1 for label in in_mean], a, b)
     return most if math.isnan(by_label) else min(most, by_label)
 
