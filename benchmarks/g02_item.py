@@ -43,7 +43,7 @@ def _items(stage: Stage) -> int:
     seen = 0
     with torch.no_grad():
         for batch in stage.loader.batches(stage.sampler.epoch(0)[:BATCHES]):
-            seen += len(stage.network.normalization(batch.images))
+            seen += len(stage.network.inputs(batch.images))
     return seen
 
 

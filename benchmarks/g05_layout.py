@@ -28,8 +28,7 @@ def run(quick: bool) -> Report:
     }
     bare = {}
     for name, device in variants.items():
-        mine = copy.deepcopy(model)
-        device.place(mine, mine, max(size, 64))
+        mine = copy.deepcopy(model).to(memory_format=device.layout(model))
         images = torch.randn(batch, 1, size, size)
         if device is not plain:  # gray pixels one after another are both layouts at once; this says which is meant
             images = images.contiguous(memory_format=torch.channels_last)

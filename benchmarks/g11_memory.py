@@ -89,7 +89,7 @@ def _bare(out: Path, words: list[str]) -> None:
     network = bare_network(cfg, device, 1, 1, None)
     network.train()
     optimizer = PESG(network.model.parameters(), AUCMarginLoss(), 0.1, 0.002)
-    images = normalized(network.normalization, device, (cfg.batch_size, cfg.image_size, cfg.image_size, 1))
+    images = normalized(network, (cfg.batch_size, cfg.image_size, cfg.image_size, 1))
     Bare(network.model, device, images, optimizer)(3)
     after["three steps"] = peak_bytes()
     _tell(out, after)

@@ -24,6 +24,7 @@ from dam.training import tracking
 from dam.training.device import Device, resolve
 from dam.training.inputs import Inputs, on_paper
 from dam.training.interrupt import StopRequest
+from dam.training.module import Network
 from dam.training.networks import disease_network
 from dam.training.plan import make_plan
 from dam.training.progress import Progress
@@ -152,19 +153,19 @@ class Bare:
         return steps * len(self._images)
 
 
-def normalized(normalization: nn.Module, device: Device, shape: tuple[int, int, int, int]) -> Tensor:
-    """Random uint8 images (N, H, W, C) as ``normalization`` hands them to the network: also laid out in memory so."""
+def normalized(network: Network, shape: tuple[int, int, int, int]) -> Tensor:
+    """Random uint8 images (N, H, W, C) as ``network`` hands them to its model: also laid out in memory so."""
     torch.manual_seed(0)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=network.device.device)
     with torch.no_grad():
-        found: Tensor = normalization(torch.randint(0, 256, shape, dtype=torch.uint8, device=device.device))
-    return found
+        return network.inputs(images)
 
 
 def bare_of(stage: Stage, with_optimizer: bool = False) -> Bare:
     """The bare step of a stage's own network; with an optimizer of the same kind on a copy of it."""
     cfg, channels = stage.cfg, stage.tools.inputs.store.channels
     shape = (cfg.batch_size, cfg.image_size, cfg.image_size, channels)
-    images = normalized(stage.network.normalization, stage.device, shape)
+    images = normalized(stage.network, shape)
     if not with_optimizer:
         return Bare(stage.network.model, stage.device, images)
     import copy

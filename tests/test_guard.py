@@ -89,11 +89,10 @@ def test_a_pesg_step_never_waits_for_the_device() -> None:
         optimizer.update_reference()
 
 
-def test_a_pesg_step_allocates_nothing_or_one_group_of_tensors() -> None:
-    plain, net, _ = stepping()
-    assert allocated(plain.step) <= 64
-    with_momentum, _, _ = stepping(momentum=0.9)
-    assert allocated(with_momentum.step) <= 4 * sum(p.numel() for p in net.parameters()) + 4096
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 1e-4}])
+def test_a_pesg_step_allocates_nothing(options: dict[str, Any]) -> None:
+    optimizer, _, _ = stepping(**options)
+    assert allocated(optimizer.step) <= 64
 
 
 @pytest.mark.parametrize(("options", "expected"), [({}, 8), ({"momentum": 0.9}, 12), ({"mode": "adam"}, 16)])

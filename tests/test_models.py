@@ -22,6 +22,8 @@ from dam.models.backbones import (
     weights_facts,
 )
 from dam.models.normalization import InputNormalization, input_statistics
+from dam.training.device import Device
+from dam.training.module import Network
 
 FAMILIES = [
     ("resnet10t", 64),
@@ -165,3 +167,32 @@ def test_the_digest_of_initial_weights_is_of_the_backbone_that_was_loaded(tmp_pa
     assert backbone_sha256(loaded) == before  # another head, the same backbone
     save_file(build_model(drawn, 2, 3, 32, seed=4).state_dict(), tmp_path / "w.safetensors")
     assert backbone_sha256(loaded) != before
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "asked", "layout"),
+    [
+        ("resnet20_cifar", None, "channels_last"),
+        ("resnet20_cifar", False, "contiguous"),
+        ("vit_tiny_patch16_224", None, "contiguous"),
+        ("vit_tiny_patch16_224", True, "channels_last"),
+    ],
+)
+def test_images_lie_in_memory_as_the_model_does(name: str, asked: bool | None, layout: str, channels: int) -> None:
+    """By their strides: with one channel ``is_contiguous`` holds of both layouts, and torch goes by the strides."""
+    model = build_model(cfg(name), 1, channels, 32, 0)
+    network = Network(
+        model,
+        InputNormalization([0.5] * channels, [0.2] * channels),
+        Device(torch.device("cpu"), None, asked),
+        compiled=False,
+    )
+    inputs = network.inputs(torch.randint(0, 256, (2, 32, 32, channels), dtype=torch.uint8))
+    assert inputs.shape == (2, channels, 32, 32)
+    per_row, per_channel = 32 * channels, 32 * 32
+    expected = (1, per_row, channels) if layout == "channels_last" else (per_channel, 32, 1)
+    assert inputs.stride()[1:] == expected
+    weight = next(p for p in network.model.parameters() if p.dim() == 4 and p.shape[1] > 1) if channels > 1 else None
+    if weight is not None:
+        assert weight.is_contiguous(memory_format=torch.channels_last) == (layout == "channels_last")

@@ -184,7 +184,9 @@ def test_damage_is_noticed_and_mended(tmp_path: Path, cfg: DataConfig) -> None:
     t = table(tmp_path / "i", write(tmp_path / "i", 6))
     store, _ = open_store(t, cfg, 16, 1)
     expected = store.take(np.arange(6))
-    for name, data in (("gray.u8", b"short"), ("index.json", b"{ not json"), ("index.json", b"[]")):
+    index = (store.path / "index.json").read_bytes()
+    twice = index.replace(b'"001.png"', b'"000.png"')
+    for name, data in (("gray.u8", b"short"), *(("index.json", bad) for bad in (b"{ not json", b"[]", twice))):
         (store.path / name).write_bytes(data)
         mended, noted = open_store(t, cfg, 16, 1)
         assert "was damaged" in noted.notes[0]

@@ -150,7 +150,6 @@ class LoadedRun:
         if part.reads_metadata and self.config.metadata is not None and self.encoding is not None:
             model = MetadataNetwork(self.config.metadata, self.encoding.width, len(part.labels), self.config.seed)
             network = Network(model, nn.Identity(), replace(self.device, autocast_dtype=None), compiled=False)
-            network.to(self.device.device)
         else:
             network = bare_network(self.config, self.device, self.channels, len(part.labels), None)
         try:

@@ -149,19 +149,25 @@ def _is_fusable(v: list[Tensor], g: list[Tensor], states: list[State]) -> bool:
 
 
 def _momentum_fused(v: list[Tensor], g: list[Tensor], states: list[State], group: dict[str, Any]) -> None:
-    """As ``_momentum_loop`` in two passes: g - gamma v_ref, then torch's SGD with a decay of lambda + gamma."""
+    """As ``_momentum_loop`` in two passes in place: - gamma v_ref, then torch's SGD with a decay of lambda + gamma."""
     keep = damp = 1 - group["momentum"]
     if group["variant"] != "libauc":
         keep, damp = group["momentum"], 0.0
-    pulled = torch._foreach_sub(g, [state["reference"] for state in states], alpha=group["gamma"])
-    known = ["momentum_buffer" in state for state in states]
-    for begun in set(known):
-        some = [i for i, old in enumerate(known) if old == begun]
-        for i in some:
-            states[i].setdefault("momentum_buffer", pulled[i])  # a first step overwrites it
+    for begun in (True, False):
+        some = [i for i, state in enumerate(states) if ("momentum_buffer" in state) == begun]
+        if not some:
+            continue
+        gradients, references = [g[i] for i in some], [states[i]["reference"] for i in some]
+        if begun:  # off the buffer, so that the step's keep buf + (1 - damp) d has it: no memory is taken
+            pull = group["gamma"] * (1 - damp) / keep
+            torch._foreach_sub_([states[i]["momentum_buffer"] for i in some], references, alpha=pull)
+        else:
+            gradients = list(torch._foreach_sub(gradients, references, alpha=group["gamma"]))
+            for i, first in zip(some, gradients, strict=True):
+                states[i]["momentum_buffer"] = first  # overwritten by the direction
         torch._fused_sgd_(
             [v[i] for i in some],
-            [pulled[i] for i in some],
+            gradients,
             [states[i]["momentum_buffer"] for i in some],
             weight_decay=group["weight_decay"] + group["gamma"],
             momentum=keep,

@@ -55,6 +55,4 @@ def new_metadata_network(outputs: int, tools: StageTools) -> Network:
     if cfg.metadata is None or features is None:
         raise ValueError("a metadata network needs the tools of a metadata stage")
     model = MetadataNetwork(cfg.metadata, features.shape[1], outputs, cfg.seed)
-    network = Network(model, nn.Identity(), tools.device, compiled=False)
-    network.to(tools.device.device)
-    return network
+    return Network(model, nn.Identity(), tools.device, compiled=False)

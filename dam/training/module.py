@@ -17,28 +17,36 @@ from dam.training.inputs import in_order
 
 
 class Network(nn.Module):
-    """uint8 images (N, H, W, C), or features (N, F), -> float32 logits (N, K). ``normalization`` makes the model's
-    input of them. Only the features run under autocast.
+    """uint8 images (N, H, W, C), or features (N, F), -> float32 logits (N, K), on ``device``. ``normalization`` makes
+    the model's input of them. Only the features run under autocast.
 
     The head stays in float32: logits rounded to bf16 would tie, and ties change the AUC.
     """
 
     def __init__(self, model: nn.Module, normalization: nn.Module, device: Device, compiled: bool) -> None:
         super().__init__()
-        self.model = model
+        self.layout = device.layout(model)
+        self.model = model.to(memory_format=self.layout)
         self.normalization = normalization
         self.device = device
         # None in a copy (the weights' average): a compiled function would go on using the first network's weights.
         self.compiled: Callable[[Tensor], Tensor] | None = None
         if compiled:
             self.compiled = torch.compile(model.forward_features)  # type: ignore[arg-type]
+        self.to(device.device)
 
     def forward(self, images: Tensor) -> Tensor:
         features_of = self.compiled or self.model.forward_features
         with self.device.autocast():
-            features = features_of(self.normalization(images))  # type: ignore[operator]
+            features = features_of(self.inputs(images))  # type: ignore[operator]
         logits: Tensor = self.model.forward_head(features.float())  # type: ignore[operator]
         return logits
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the model takes: normalized, and laid out in memory as the model is."""
+        inputs: Tensor = self.normalization(images)  # a view that lies channels_last
+        # Not .contiguous(): with one channel both layouts are contiguous, and torch goes by the strides.
+        return inputs if self.layout == torch.channels_last else inputs.clone(memory_format=self.layout)
 
 
 class TrainingModule(nn.Module):

@@ -18,9 +18,7 @@ from dam.training.plan import WARM_START, PlannedStage
 def bare_network(cfg: Config, device: Device, channels: int, outputs: int, weights: str | None) -> Network:
     """A network of ``outputs`` logits on ``device``; ``weights`` as ``model.weights``, None if others follow."""
     model = build_model(replace(cfg.model, weights=weights), outputs, channels, cfg.image_size, cfg.seed)
-    network = Network(model, input_normalization(cfg.model, channels), device, cfg.compile)
-    device.place(network, model, cfg.image_size)
-    return network
+    return Network(model, input_normalization(cfg.model, channels), device, cfg.compile)
 
 
 def new_network(outputs: int, tools: StageTools, weights: str | None) -> Network:
@@ -52,7 +50,7 @@ def disease_network(planned: PlannedStage, tools: StageTools) -> Network:
     redraw_head(network.model, len(spec.labels), cfg.seed)
     if planned.head == "keep":
         keep_head(network.model, state, [every.index(label) for label in spec.labels])
-    network.to(tools.device.device)
+    network.to(tools.device.device)  # the head is new
     return network
 
 
