@@ -64,11 +64,9 @@ def _measure(goal: Goal, quick: bool, core: int | None) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         wall = time.perf_counter() - began
         if done.returncode != 0:
-            return {
-                "failed": (done.stderr.strip().splitlines() or ["no message"])[-1],
-                "wall": wall,
-                "stderr": done.stderr,
-            }
+            print(done.stderr, file=sys.stderr, flush=True)  # not in the results, which name no place of a machine
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return {"failed": last.split(":")[0], "wall": wall}
         return {**json.loads(out.read_text(encoding="utf-8")), "wall": wall}
 
 

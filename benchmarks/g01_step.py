@@ -11,7 +11,7 @@ BOUND = 1.03
 def run(quick: bool) -> Report:
     """ResNet-20 at 32 pixels, where an image costs least; DenseNet-121 at 224 in bf16, where it costs most."""
     report = Report()
-    _compare(report, "ResNet-20, 32 x 32 RGB, batch 128", CIFAR, 3, 16 if quick else 128, 2 if quick else 10)
+    _compare(report, "ResNet-20, 32 x 32 RGB, batch 128", CIFAR, 3, 16 if quick else 128, 2 if quick else 10, 20, 8)
     size = 64 if quick else 224
     words = (*CHEST, f"image_size={size}", "precision=bf16")
     batch, steps, bare_steps = (4, 4, 2) if quick else (8, 20, 5)
@@ -21,7 +21,7 @@ def run(quick: bool) -> Report:
 
 
 def _compare(report: Report, what: str, words: tuple[str, ...], channels: int, batch: int, rounds: int,
-             steps: int = 20, bare_steps: int = 20) -> None:  # fmt: skip
+             steps: int, bare_steps: int) -> None:  # fmt: skip
     stage = one_stage(words, batch, channels, steps)
     bare = bare_of(stage)
     found = Rounds({"dam": lambda: train(stage, steps), "bare": lambda: bare(bare_steps)}).run(rounds)

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 
 class Goal(NamedTuple):
-    """``key`` is what the command line takes; numbers are those of docs/performance.md. ``seconds`` is its share of
-    the suite's half hour on one free core."""
+    """``key`` is what the command line takes; numbers are those of docs/performance.md."""
 
     key: str
     module: str

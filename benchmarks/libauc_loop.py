@@ -1,8 +1,8 @@
 """The usual loop of LibAUC 2.0.1, as its examples write it: torchvision transforms on PIL images, ``DualSampler``,
-``DataLoader`` with two workers, ``AUCMLoss``, ``PESG``, a sigmoid, and the AUC of the validation rows by scikit-learn.
+``DataLoader`` with two workers, ``AUCMLoss``, ``PESG``, a sigmoid, and the AUC of held-out rows by scikit-learn.
 
-``python -m benchmarks.libauc_loop OUT NPZ MODEL BATCH STEPS RATE``; NPZ holds ``train`` and ``val`` (uint8 arrays of
-images, or file names) and their ``_labels``. Its figures go to OUT.
+``python -m benchmarks.libauc_loop OUT NPZ MODEL BATCH STEPS RATE``; NPZ holds ``train``, ``val`` and ``test`` (uint8
+arrays of images, or file names) and their ``_labels``. Its figures go to OUT.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def pipelines(small: bool) -> tuple[Any, Any]:
 
 
 def main(out: Path, data: Path, model_name: str, batch: int, steps: int, rate: float) -> None:
-    """``steps`` steps, then one evaluation on the validation rows."""
+    """``steps`` steps, then one evaluation on the validation rows and one on the test rows."""
     import timm
     from libauc.losses import AUCMLoss
     from libauc.optimizers import PESG
@@ -62,10 +62,9 @@ def main(out: Path, data: Path, model_name: str, batch: int, steps: int, rate: f
     files = np.load(data)
     training, validation = pipelines(small=files["train"].dtype == np.uint8)
     items = [Images(_native(files[name]), files[f"{name}_labels"], pipeline)
-             for name, pipeline in (("train", training), ("val", validation))]  # fmt: skip
+             for name, pipeline in (("train", training), ("val", validation), ("test", validation))]  # fmt: skip
     sampler = DualSampler(items[0], batch, sampling_rate=rate)
     loader = torch.utils.data.DataLoader(items[0], batch, sampler=sampler, num_workers=2)
-    held_out = torch.utils.data.DataLoader(items[1], batch, num_workers=2)
     model = timm.create_model(model_name, num_classes=1)
     loss_fn = AUCMLoss(device="cpu")
     optimizer = PESG(model.parameters(), loss_fn=loss_fn, lr=0.1, momentum=0.9, verbose=False, device="cpu")
@@ -82,12 +81,14 @@ def main(out: Path, data: Path, model_name: str, batch: int, steps: int, rate: f
                 break
     trained = cpu_seconds() - began
     model.eval()
-    scores = []
-    with torch.no_grad():
-        for images, _ in held_out:
-            scores.append(torch.sigmoid(model(images)))
-    auc = roc_auc_score(items[1].targets, torch.cat(scores).numpy()[:, 0])
-    told = {"cpu": cpu_seconds(), "loop": trained, "peak": peak_bytes(), "steps": done, "auc": float(auc)}
+    aucs = []
+    for held_out in items[1:]:
+        scores = []
+        with torch.no_grad():
+            for images, _ in torch.utils.data.DataLoader(held_out, batch, num_workers=2):
+                scores.append(torch.sigmoid(model(images)))
+        aucs.append(float(roc_auc_score(held_out.targets, torch.cat(scores).numpy()[:, 0])))
+    told = {"cpu": cpu_seconds(), "loop": trained, "peak": peak_bytes(), "steps": done, "auc": aucs[0]}
     out.write_text(json.dumps(told), encoding="utf-8")
 
 

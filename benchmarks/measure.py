@@ -18,13 +18,14 @@ Variant = Callable[[], float | None]
 
 @dataclass(frozen=True)
 class Line:
-    """One ratio. ``low`` and ``high`` are its quartiles over the rounds; ``bound`` None: shown, not judged."""
+    """One ratio. ``low`` and ``high`` are its quartiles over the rounds, where there are any; ``bound`` None: shown,
+    not judged."""
 
     what: str
     ratio: float
     bound: float | None = None
-    low: float = float("nan")
-    high: float = float("nan")
+    low: float | None = None
+    high: float | None = None
     rounds: int = 1
     at_least: bool = False  # the bound is a lower one
     note: str = ""

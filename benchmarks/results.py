@@ -17,7 +17,7 @@ Found = dict[str, dict[str, Any]]
 def say(goal: Goal, one: dict[str, Any]) -> None:
     """One goal on the screen."""
     if "failed" in one:
-        print(f"{goal.key:>13}  FAILED: {one['failed']}", flush=True)
+        print(f"{goal.key:>13}  FAILED", flush=True)
         return
     for line in one["lines"]:
         print(f"{goal.key:>13}  {line['what']}: {_number(line['ratio'])} {_judged(line)}", flush=True)
@@ -85,7 +85,7 @@ def _drawn(whole: dict[str, Any]) -> str:
 
 
 def _row(key: str, line: dict[str, Any]) -> str:
-    spread = f" ({_number(line['low'])} to {_number(line['high'])})" if line["rounds"] > 1 else ""
+    spread = "" if line["low"] is None else f" ({_number(line['low'])} to {_number(line['high'])})"
     bound = "" if line["bound"] is None else f"{'>=' if line['at_least'] else '<='} {line['bound']:g}"
     verdict = "" if line["bound"] is None else (" **missed**" if line["missed"] else " met")
     cells = (key, line["what"], f"{_number(line['ratio'])}{spread}", f"{bound}{verdict}", line["rounds"], line["note"])

@@ -200,10 +200,10 @@ def _training_digests(run: LoadedRun) -> set[str] | None:
     for base in dict.fromkeys([*stores, default_store_dir()]):
         for file in sorted(base.glob(f"images-{run.config.image_size}-*/index.json")):
             index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            found = hashlib.sha256("\n".join(index["digests"]).encode()).hexdigest()
-            if found == facts.get("pixels_sha256"):
-                pairs = zip(index["locators"], index["digests"], strict=True)
-                return {digest for name, digest in pairs if (theirs.name(name) if theirs else name) in used}
+            pairs = zip(index["locators"], index["digests"], strict=True)
+            kept = {name: digest for name, digest in pairs if name not in index["skipped"]}
+            if hashlib.sha256("\n".join(kept.values()).encode()).hexdigest() == facts.get("pixels_sha256"):
+                return {digest for name, digest in kept.items() if (theirs.name(name) if theirs else name) in used}
     return None
 
 

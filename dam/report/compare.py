@@ -168,7 +168,7 @@ def _different(a_source: str, a: set[str], b_source: str, b: set[str]) -> str:
     only = [(a_source, sorted(a - b)), (b_source, sorted(b - a))]
     told = "; ".join(f"{len(names)} only in {source}, such as {names[0]}" for source, names in only if names)
     both = f"{len(a & b)} in both" if a & b else "none in both"
-    hint = "; --common takes those in both" if a & b else ""
+    hint = "; --common takes those in both" if a & b else " (pseudonyms of report.anonymize=true are not those names)"
     head = f"{a_source} and {b_source} judge different images: {both}, {told}"
     return f"{head}. A comparison is paired on the same images{hint}"
 

@@ -86,8 +86,8 @@ def find(name: str) -> Study:
     """The study of this name. Raises ``UserError`` with the nearest one."""
     if name not in STUDIES:
         near = difflib.get_close_matches(name, STUDIES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(STUDIES)}"
-        raise UserError(f"`dam study {name}`: there is no such study; {hint} `dam study list` shows them")
+        hint = f"did you mean {near[0]}" if near else f"there are {', '.join(STUDIES)}"
+        raise UserError(f"`dam study {name}`: there is no such study; {hint}; `dam study list` shows them")
     study: Study = importlib.import_module(f"dam.studies.{name}").STUDY
     return study
 
