@@ -21,7 +21,7 @@ def run(quick: bool) -> Report:
     rows = []
     for count in sizes:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.beyond_memory", str(count), str(3 if quick else 20)],
+            [sys.executable, "-m", "benchmarks.beyond_memory", str(count), str(3 if quick else 8)],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         rows.append(json.loads(done.stdout.splitlines()[-1]))

@@ -85,8 +85,8 @@ def exponent(sizes: tuple[int, ...], values: list[float]) -> float:
 
 def _seconds(job: Job) -> float:
     best, spent, times = float("inf"), 0.0, 0
+    gc.collect()
     while times < 2 or (spent < 0.2 and times < 20):
-        gc.collect()
         began = cpu_seconds()
         job()
         taken = cpu_seconds() - began

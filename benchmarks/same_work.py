@@ -35,9 +35,9 @@ def run(quick: bool) -> Report:
     report, rows = Report(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cifar = [*ALWAYS, "data=cifar10", f"data.root={_cifar(folder)}", "data.imratio=0.01", "data.val_fraction=0.1",
+        cifar = [*ALWAYS, "data=cifar10", f"data.root={_cifar(folder)}", "data.imratio=0.01", "data.val_fraction=0.05",
                  "model=resnet20_cifar", "augment=cifar", "image_size=32", "batch_size=128"]  # fmt: skip
-        chest = [*ALWAYS, "data=phantom", "data.patients=150", "data.phantom_size=320", "auc.labels=[Edema]",
+        chest = [*ALWAYS, "data=phantom", "data.patients=80", "data.phantom_size=320", "auc.labels=[Edema]",
                  "model=densenet121", "augment=chest", "image_size=224", "batch_size=8"]  # fmt: skip
         epoch = _epoch(cifar)
         works = [
@@ -105,8 +105,8 @@ def _shared_data(words: list[str], folder: Path) -> Path:
         rows, targets = rows[~np.isnan(targets)], targets[~np.isnan(targets)]
         images = table.frame["image"].to_numpy()[rows]
         if "::" in images[0]:
-            held[split] = np.stack([reader.read(image) for image in images])
-            held[split] = held[split] if held[split].ndim == 4 else held[split][..., None].repeat(3, -1)
+            read = (reader.read(image) for image in images)  # an image without colour comes as gray
+            held[split] = np.stack([image if image.ndim == 3 else image[..., None].repeat(3, -1) for image in read])
         else:
             held[split] = np.array([str(table.root / image) for image in images])
         held[f"{split}_labels"] = (targets >= 0.5).astype(np.float32)

@@ -28,7 +28,7 @@ from dam.processes import place
 from dam.report.run_files import ANONYMIZED
 from dam.schema import all_keys
 from dam.training import anonymize, distributed, tracking, warmstart
-from dam.training.device import Device, resolve
+from dam.training.device import Device, resolve, return_freed_memory
 from dam.training.environment import describe
 from dam.training.examples import write_examples
 from dam.training.failures import explained
@@ -288,6 +288,7 @@ def train(
     finally:
         trackers.close()
     run.progress("running", stage="predictions")
+    return_freed_memory()
     write_predictions(plan, tools)
     lines = distributed.from_main(lambda: concluded(run, inputs))
     return RunResult(run.path, mean_val_auc(run), f"\n{lines}")
@@ -314,6 +315,7 @@ def report(run: RunDirectory) -> str:
 
 def _train(planned: PlannedStage, tools: StageTools) -> None:
     """Train one stage and mark it done; the marker is written last."""
+    return_freed_memory()
     spec = planned.spec
     if planned.probe:
         spec = replace(spec, lr=probe_rate(planned, tools))
