@@ -33,8 +33,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--core", type=int, help="the core to pin to; default: the last one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(words)
+    goals = find(arguments.keys)
+    if arguments.core is not None and arguments.core not in os.sched_getaffinity(0):
+        parser.error(f"--core {arguments.core}: this process may use {sorted(os.sched_getaffinity(0))}")
+    only_gpu = [goal.key for goal in goals] == ["gpu"] and _has_cuda()
+    file = results.place(machine.kind("cuda" if only_gpu else "cpu"), arguments.out, arguments.quick)
     found: dict[str, dict[str, Any]] = {}
-    for goal in find(arguments.keys):
+    for goal in goals:
         absent = [name for name in goal.needs if not _installed(name)]
         if absent:
             print(f"{goal.key:>13}  skipped: needs {', '.join(absent)}", flush=True)
@@ -42,9 +47,8 @@ def main(words: list[str] | None = None) -> int:
             continue
         found[goal.key] = _measure(goal, arguments.quick, arguments.core)
         results.say(goal, found[goal.key])
-    only_gpu = set(found) == {"gpu"} and _has_cuda()
-    where = results.write(found, machine.kind("cuda" if only_gpu else "cpu"), arguments.out, arguments.quick)
-    print(f"written: {where}")
+        results.write(found, file)
+    print(f"written: {results.write(found, file)}")
     failed = [key for key, one in found.items() if "failed" in one]
     missed = results.missed(found)
     for text in (*missed, *(f"goal {key} failed: {found[key]['failed']}" for key in failed)):

@@ -1,4 +1,5 @@
-"""Training from stores of growing size: what is resident does not grow with them, so a store may exceed the memory.
+"""Training from stores of growing size, then reading the whole of each through the loader: what is resident does not
+grow with them, so a store may exceed the memory.
 
 Each size is a process of its own: ``python -m benchmarks.beyond_memory ROWS STEPS``.
 """
@@ -33,10 +34,12 @@ def run(quick: bool) -> Report:
 
 
 def _one(count: int, steps: int) -> None:
+    from contextlib import closing
     from pathlib import Path
 
     from benchmarks.workload import CHEST, config, inputs_of, make_stages, make_store, make_table, train
     from dam.training.device import resolve
+    from dam.training.inputs import in_order
 
     cfg = config(*CHEST, "model=timm", "model.name=resnet8_cifar", f"image_size={SIZE}", "batch_size=32",
                  "auc.labels=[Edema]", "auc.epochs=100", "auc.eval_every=100")  # fmt: skip
@@ -45,6 +48,9 @@ def _one(count: int, steps: int) -> None:
     store = make_store(len(table), SIZE, 1)
     (stage,) = make_stages(cfg, inputs_of(cfg, table, store, device), device)
     train(stage, steps)
+    with closing(stage.loader.batches(in_order(count, 32))) as batches:
+        read = sum(len(batch.rows) for batch in batches)
+    assert read == count
     status = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
     mapped = store.path.name in Path("/proc/self/maps").read_text(encoding="utf-8")
     resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Rss:"))

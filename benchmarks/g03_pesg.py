@@ -45,7 +45,8 @@ def run(quick: bool) -> Report:
 def _network(quick: bool) -> nn.Module:
     import timm
 
-    return timm.create_model("resnet18" if quick else "densenet121", num_classes=1)
+    model = timm.create_model("resnet18" if quick else "densenet121", num_classes=1, in_chans=1)
+    return model.to(memory_format=torch.channels_last)  # as the product trains it
 
 
 def _with_gradients(model: nn.Module) -> nn.Module:

@@ -14,13 +14,14 @@ import torch
 from benchmarks.machine import has_bf16
 from benchmarks.measure import Line, Report, Rounds, cpu_seconds, milliseconds, profile_of
 from benchmarks.workload import Bare
-from dam.training.device import Device, keep_freed_memory
+from dam.memory import keep_freed
+from dam.training.device import Device
 
 BOUNDS = {"float32, the product's layout": 0.88, "bf16, the product's layout": 0.50}
 
 
 def run(quick: bool) -> Report:
-    """The layout is what ``Device.place`` chooses; bf16 is judged where the processor has units for it."""
+    """The layout is what ``Device.layout`` chooses; bf16 is judged where the processor has units for it."""
     size, batch = (64, 2) if quick else (224, 16)
     model = timm.create_model("densenet121", num_classes=1, in_chans=1)
     cpu = torch.device("cpu")
@@ -51,12 +52,12 @@ def run(quick: bool) -> Report:
 
 
 def _kept(model: torch.nn.Module, size: int, batch: int) -> float:
-    """CPU seconds of a step with ``keep_freed_memory``, which nothing undoes, against those before it."""
+    """CPU seconds of a step with ``keep_freed``, which nothing undoes, against those before it."""
     device = Device(torch.device("cpu"), None, True)
     images = torch.randn(batch, 1, size, size).contiguous(memory_format=torch.channels_last)
     bare = Bare(copy.deepcopy(model).to(memory_format=torch.channels_last), device, images)
     taken = []
-    for prepare in (None, keep_freed_memory):
+    for prepare in (None, keep_freed):
         if prepare is not None:
             prepare()
         bare(1)

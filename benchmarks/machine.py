@@ -20,7 +20,7 @@ def kind(device: str = "cpu") -> str:
 
         name = re.sub(r"(nvidia|geforce|tesla|amd|instinct)", "", torch.cuda.get_device_name().lower())
         return "cuda-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")
-    cores = len(os.sched_getaffinity(0)) if os.environ.get("BENCHMARK_CORES") is None else os.environ["BENCHMARK_CORES"]
+    cores = len(os.sched_getaffinity(0))
     vector = next((name for name in ("avx512f", "avx2", "asimd") if name in _flags()), platform.machine())
     return f"cpu-{cores}-cores-{vector.removesuffix('f') if vector == 'avx512f' else vector}"
 

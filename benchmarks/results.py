@@ -33,21 +33,39 @@ def missed(found: Found) -> list[str]:
     ]
 
 
-def write(found: Found, kind: str, folder: Path, quick: bool) -> Path:
-    """Add what was found to the machine's results (another time's goals stay), and draw them. A quick run writes to
-    ``<kind>.quick`` instead."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{kind}.quick" if quick else kind
-    file = folder / f"{stem}.json"
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    stamp = {"date": today, "versions": machine.versions()}
-    goals = before.get("goals", {}) | {key: one | stamp for key, one in found.items()}
+def place(kind: str, folder: Path, quick: bool) -> Path:
+    """The .json of a machine, a quick run's apart. Raises ``SystemExit`` now for what could not be written later."""
+    file = folder / f"{kind}.quick.json" if quick else folder / f"{kind}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            json.loads(file.read_text(encoding="utf-8"))["goals"]
+        file.touch()
+        if not file.stat().st_size:
+            file.unlink()
+    except OSError as error:
+        raise SystemExit(
+            f"{error.filename}: {(error.strerror or 'cannot be written').lower()}; give another --out"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{file} holds no results of this command; remove it") from error
+    return file
+
+
+def write(found: Found, file: Path) -> Path:
+    """Add what was found to the machine's results, and draw them. What another time measured stays where this one
+    measured nothing."""
+    before = json.loads(file.read_text(encoding="utf-8"))["goals"] if file.exists() else {}
+    stamp = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "versions": machine.versions()}
+    goals = dict(before)
+    for key, one in found.items():
+        if "lines" in one or "lines" not in goals.get(key, {}):
+            goals[key] = one | stamp
     order = {goal.key: number for number, goal in enumerate(GOALS)}
     goals = dict(sorted(goals.items(), key=lambda item: order.get(item[0], 99)))
-    whole = {"machine": kind, "facts": machine.facts(), "goals": goals}
+    whole = {"machine": file.stem, "facts": machine.facts(), "goals": goals}
     file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    shown = folder / f"{stem}.md"
+    shown = file.with_suffix(".md")
     shown.write_text(_drawn(whole), encoding="utf-8")
     return shown
 

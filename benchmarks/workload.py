@@ -8,7 +8,6 @@ import tempfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,8 +81,7 @@ def config(*words: str) -> Config:
 
 def inputs_of(cfg: Config, table: ImageTable, store: ImageStore, device: Device) -> Inputs:
     """As the product makes them of a store that holds the table's images in its order."""
-    more: dict[str, Any] = {"device": device.device} if "device" in Inputs.__dataclass_fields__ else {}
-    return replace(on_paper(cfg, table), store=store, store_rows=np.arange(len(table)), **more)
+    return replace(on_paper(cfg, table), store=store, store_rows=np.arange(len(table)), device=device.device)
 
 
 def make_stages(cfg: Config, inputs: Inputs, device: Device, folder: Path | None = None) -> list[Stage]:

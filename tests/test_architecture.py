@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "dam"
 HEAVY = ("torch", "pandas", "timm", "hydra", "omegaconf", "albumentations", "matplotlib", "sklearn", "scipy", "numpy")
 FLOOR = {
     "processes",
+    "memory",
     "config",
     "config_data",
     "errors",

@@ -78,10 +78,11 @@ def test_results_name_the_machine_generically_and_keep_other_goals(tmp_path: Pat
     import socket
 
     first = Report([Line("pesg", 2.0, 2.5, note="n")], {"rates": [{"case": "x", "images/s": 12.5}]}).as_dict()
-    results.write({"3": first}, machine.kind(), tmp_path, quick=False)
+    file = results.place(machine.kind(), tmp_path / "new", quick=False)
+    results.write({"3": first}, file)
     missed = Report([Line("auc", 0.2, 0.08, 0.1, 0.3, 5)], profile="where it goes").as_dict()
-    found = {"7": missed, "gpu": {"skipped": "needs cuda"}}
-    shown = results.write(found, machine.kind(), tmp_path, quick=False)
+    found = {"7": missed, "gpu": {"skipped": "needs cuda"}, "3": {"failed": "OSError"}}
+    shown = results.write(found, file)
     assert results.missed(found) == ["goal 7: auc: 0.2, bound 0.08"]
     text = shown.read_text(encoding="utf-8")
     for expected in (
@@ -94,6 +95,21 @@ def test_results_name_the_machine_generically_and_keep_other_goals(tmp_path: Pat
         assert expected in text
     assert socket.gethostname() not in text
     assert set(json.loads(shown.with_suffix(".json").read_text(encoding="utf-8"))["goals"]) == {"3", "7", "gpu"}
+
+
+def test_what_could_not_be_written_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="give another --out"):
+        command.main(["13", "--out", str(tmp_path / "file" / "x")])
+    (tmp_path / f"{machine.kind()}.json").write_text("{ no")
+    with pytest.raises(SystemExit, match="holds no results of this command; remove it"):
+        command.main(["13", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        command.main(["13", "--core", "4096", "--out", str(tmp_path / "other")])
+    assert "--core 4096: this process may use" in capsys.readouterr().err
 
 
 def test_exit_code_and_names_of_what_is_missed(

@@ -81,6 +81,22 @@ def test_a_pesg_step_is_a_few_passes_however_many_tensors(options: dict[str, Any
     assert not any(found[name] for name in WAITING)
 
 
+def test_a_momentum_step_is_fused_in_the_layout_that_convolutions_have() -> None:
+    """One channel and 1 x 1 filters have strides of their own choice, which must not send the step the slow way."""
+    net = nn.Sequential(nn.Conv2d(1, 8, 7), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3)).to(
+        memory_format=torch.channels_last
+    )
+    loss = AUCMarginLoss()
+    net(torch.randn(2, 1, 16, 16).contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    for p in loss.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer = PESG(net.parameters(), loss, 0.1, 0.002, momentum=0.9)
+    optimizer.step()
+    found = operators(optimizer.step, times=4)
+    assert found["aten::_fused_sgd_"] == 4 * 2 and sum(found.values()) <= 4 * 8, found  # the network; a and b
+    assert allocated(optimizer.step) <= 4 * 4 * 8 * 9 + 64  # torch's kernel copies a 3 x 3 filter, one after the other
+
+
 def test_a_pesg_step_never_waits_for_the_device() -> None:
     """The meta device has no values, so whatever asked for one would raise."""
     for options in ({}, {"momentum": 0.9}, {"mode": "adam"}, {"variant": "libauc", "momentum": 0.9}):

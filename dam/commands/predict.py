@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dam import memory
 from dam.commands.flags import Parsed, choice, parse
 from dam.errors import UserError, printable
 
@@ -76,6 +77,7 @@ def run(arguments: list[str]) -> int:
     _check_paths(parsed)
     explain = _explain_wish(parsed, _path(out))
     wish = _wish(parsed, _path(out), (explain.folder,) if explain is not None else ())
+    memory.keep_freed()
     from dam.inference.predict import predict_files
     from dam.inference.run import load_run
     from dam.training.interrupt import Interrupted

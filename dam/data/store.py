@@ -78,7 +78,7 @@ class ImageStore:
         images = table.frame["image"]
         rows = np.asarray(self._row_of.get_indexer(images), np.int64)
         if (rows < 0).any():
-            raise KeyError(images[int(np.argmin(rows))])
+            raise KeyError(images.iloc[int(np.argmin(rows))])
         if self.skipped and any(self.locators[row] in self.skipped for row in rows.tolist()):
             raise KeyError("the table has images that this store skipped; use the table that open_store returned")
         return rows
@@ -150,6 +150,16 @@ def adapt_table(store: ImageStore, table: ImageTable, cfg: DataConfig, notes: Se
     note of whatever was noticed. Raises ``UserError`` as ``open_store`` does."""
     remarks = [f"{count} image{'s' * (count != 1)}: {remark}" for remark, count in sorted(store.remarks.items())]
     return _check_leakage(store, _without_bad(store, table, cfg), cfg, [*notes, *remarks])
+
+
+def known_digests(folder: Path) -> dict[str, str] | None:
+    """Locator -> digest of the images that the finished store in ``folder`` did not skip; None if it cannot be read."""
+    try:
+        index = _read_index(folder)
+    except (OSError, _Damaged):
+        return None
+    pairs = zip(index["locators"], index["digests"], strict=True)
+    return {name: digest for name, digest in pairs if name not in index.get("skipped", ())}
 
 
 def changed_images(before: Path, now: Path) -> list[str]:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from dam.config import AugmentConfig, ChexpertConfig, DataConfig
 from dam.data import fingerprint, read_dataset
 from dam.data.labels import apply_policies
 from dam.data.steps import drop_unknown, keep_views
-from dam.data.store import ImageStore, default_store_dir, open_store
+from dam.data.store import ImageStore, default_store_dir, known_digests, open_store
 from dam.data.table import ImageTable, Naming, check_rows, counted, named, without_names
 from dam.errors import UserError
 from dam.evaluation.predictions import Predictions, make_predictions, write_predictions as write_table
@@ -198,10 +197,8 @@ def _training_digests(run: LoadedRun) -> set[str] | None:
     used = set(seen["image"][seen["split"] != "test"])
     theirs = anonymize.of_run(run.path)
     for base in dict.fromkeys([*stores, default_store_dir()]):
-        for file in sorted(base.glob(f"images-{run.config.image_size}-*/index.json")):
-            index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            pairs = zip(index["locators"], index["digests"], strict=True)
-            kept = {name: digest for name, digest in pairs if name not in index["skipped"]}
+        for folder in sorted(base.glob(f"images-{run.config.image_size}-*")):
+            kept = known_digests(folder) or {}
             if hashlib.sha256("\n".join(kept.values()).encode()).hexdigest() == facts.get("pixels_sha256"):
                 return {digest for name, digest in kept.items() if (theirs.name(name) if theirs else name) in used}
     return None

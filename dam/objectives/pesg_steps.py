@@ -21,6 +21,7 @@ State = dict[str, Any]
 # is taken off once in so many steps, which spares most of a pass over the weights: between, the sum is too large by
 # v_ref times the steps of the unfinished block.
 BLOCK = 8
+_LEAST_MOMENTUM = 1e-6  # the fused form divides by it
 _FUSED = ("cpu", "cuda")  # where torch has momentum SGD as one pass
 
 
@@ -53,7 +54,7 @@ def descend_foreach(params: list[Tensor], grads: list[Tensor], states: list[Stat
     references = [state["reference"] for state in states]
     if _is_plain(group):
         _plain_foreach(v, g, references, group)
-    elif group["mode"] == "sgd" and _is_fusable(v, g, states):
+    elif group["mode"] == "sgd" and group["momentum"] > _LEAST_MOMENTUM and _is_fusable(v, g, states):
         _momentum_fused(v, g, states, group)
     else:
         d = list(torch._foreach_sub(v, references))
@@ -164,7 +165,8 @@ def _momentum_fused(v: list[Tensor], g: list[Tensor], states: list[State], group
         else:
             gradients = list(torch._foreach_sub(gradients, references, alpha=group["gamma"]))
             for i, first in zip(some, gradients, strict=True):
-                states[i]["momentum_buffer"] = first  # overwritten by the direction
+                # Overwritten by the direction. Of a size of 1 the new tensor has other strides in the same memory.
+                states[i]["momentum_buffer"] = first.as_strided(v[i].shape, v[i].stride())
         torch._fused_sgd_(
             [v[i] for i in some],
             gradients,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +15,6 @@ from dam.models.backbones import is_convolutional
 from dam.processes import place
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -44,13 +40,8 @@ class Device:
 
 
 def resolve(cfg: Config) -> Device:
-    """Device, precision and memory format of ``cfg``. Raises ``UserError`` for what this machine lacks.
-
-    On a CPU this process keeps the memory that it frees (``keep_freed_memory``).
-    """
+    """Device, precision and memory format of ``cfg``. Raises ``UserError`` for what this machine lacks."""
     device = _device(cfg.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     precision = cfg.precision
     if precision == "auto":
         precision = (
@@ -70,32 +61,6 @@ def resolve(cfg: Config) -> Device:
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     channels_last = None if cfg.memory_format == "auto" else cfg.memory_format == "channels_last"
     return Device(device, _DTYPES.get(precision), channels_last)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed tensors for the next ones, unless the environment says otherwise (``MALLOC_...``).
-
-    It gives those of over 32 MiB back to the kernel, which clears each page anew: a fifth of a float32 step of
-    DenseNet-121 at batch 32 (``python -m benchmarks 5``).
-    """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    with _glibc() as library:
-        library.mallopt(_MMAP_MAX, 0)
-        library.mallopt(_TRIM_THRESHOLD, -1)
-
-
-def return_freed_memory() -> None:
-    """Give back what is free now: the next stage's tensors have other sizes and would leave holes."""
-    gc.collect()
-    with _glibc() as library:
-        library.malloc_trim(0)
-
-
-@contextmanager
-def _glibc() -> Iterator[ctypes.CDLL]:
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        yield ctypes.CDLL(None)
 
 
 def _device(name: str) -> torch.device:

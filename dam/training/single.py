@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dam import memory
 from dam.compose import read_config, to_yaml, value_at
 from dam.config import Config, EvaluationConfig
 from dam.data import fingerprint, load_table
@@ -28,7 +29,7 @@ from dam.processes import place
 from dam.report.run_files import ANONYMIZED
 from dam.schema import all_keys
 from dam.training import anonymize, distributed, tracking, warmstart
-from dam.training.device import Device, resolve, return_freed_memory
+from dam.training.device import Device, resolve
 from dam.training.environment import describe
 from dam.training.examples import write_examples
 from dam.training.failures import explained
@@ -227,6 +228,7 @@ def guarded(
     quiet: bool = False,
 ) -> RunResult:
     """Do ``body``, and leave in progress.json how it ended. ``quiet``: the log goes to the run's file only."""
+    memory.keep_freed()
     handlers = attach_log(run.path / "train.log", quiet) if distributed.is_main() else []
     try:
         run.write_json("data.json", facts[0])
@@ -288,7 +290,7 @@ def train(
     finally:
         trackers.close()
     run.progress("running", stage="predictions")
-    return_freed_memory()
+    memory.return_freed()
     write_predictions(plan, tools)
     lines = distributed.from_main(lambda: concluded(run, inputs))
     return RunResult(run.path, mean_val_auc(run), f"\n{lines}")
@@ -315,7 +317,7 @@ def report(run: RunDirectory) -> str:
 
 def _train(planned: PlannedStage, tools: StageTools) -> None:
     """Train one stage and mark it done; the marker is written last."""
-    return_freed_memory()
+    memory.return_freed()
     spec = planned.spec
     if planned.probe:
         spec = replace(spec, lr=probe_rate(planned, tools))
