@@ -19,24 +19,31 @@ KINDS: dict[str, dict[str, Any]] = {
     "with momentum .9 and weight decay": {"momentum": 0.9, "weight_decay": 1e-4},
     "variant libauc (momentum .9, clip 1)": {"momentum": 0.9, "weight_decay": 1e-5, "variant": "libauc"},
 }
-JUDGED = 2
+JUDGED = ("the product's default", "with momentum .9")
+LAST = ", channels_last"  # as the product trains it; there torch's fused SGD copies filters, so that the ratio is lower
 
 
 def run(quick: bool) -> Report:
-    """All on one thread, gradients as they come from a backward pass."""
+    """All on one thread, gradients as they come from a backward pass; both layouts for what is judged."""
     model = _network(quick)
-    sgd = _with_gradients(model)
-    steps = {"SGD": torch.optim.SGD(sgd.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-5, fused=True).step}
+    steps = {"SGD": _sgd(model)}
     for name, options in KINDS.items():
         steps[name] = _pesg(_with_gradients(model), options).step
     if importlib.util.find_spec("libauc"):
         steps["LibAUC 2.0.1"] = _libauc(_with_gradients(model))
-    found = Rounds({name: repeated(step, 2 if quick else 10) for name, step in steps.items()}).run(3 if quick else 15)
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    steps["SGD" + LAST] = _sgd(last)
+    for name in JUDGED:
+        steps[name + LAST] = _pesg(_with_gradients(last), KINDS[name]).step
+    found = Rounds({name: repeated(step, 2 if quick else 10) for name, step in steps.items()}).run(3 if quick else 12)
     report = Report(facts={f"{name}, ms a step": 1e3 * found.median(name) for name in steps})
-    for number, name in enumerate(list(steps)[1:]):
-        bound = BOUND if number < JUDGED else None
-        note = f"{milliseconds(found.median(name))} against {milliseconds(found.median('SGD'))}"
-        report.lines.append(found.line(name, "SGD", f"PESG, {name}", bound, note=note))
+    for name in steps:
+        base = "SGD" + LAST if name.endswith(LAST) else "SGD"
+        if name == base:
+            continue
+        bound = BOUND if name.removesuffix(LAST) in JUDGED else None
+        note = f"{milliseconds(found.median(name))} against {milliseconds(found.median(base))}"
+        report.lines.append(found.line(name, base, f"PESG, {name}", bound, note=note))
     if any(line.missed for line in report.lines):
         report.profile = profile_of(repeated(steps["with momentum .9"], 10))
     return report
@@ -45,8 +52,12 @@ def run(quick: bool) -> Report:
 def _network(quick: bool) -> nn.Module:
     import timm
 
-    model = timm.create_model("resnet18" if quick else "densenet121", num_classes=1, in_chans=1)
-    return model.to(memory_format=torch.channels_last)  # as the product trains it
+    return timm.create_model("resnet18" if quick else "densenet121", num_classes=1, in_chans=1)
+
+
+def _sgd(model: nn.Module) -> Any:
+    params = _with_gradients(model).parameters()
+    return torch.optim.SGD(params, lr=1e-3, momentum=0.9, weight_decay=1e-5, fused=True).step
 
 
 def _with_gradients(model: nn.Module) -> nn.Module:
