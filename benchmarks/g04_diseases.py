@@ -11,7 +11,7 @@ BOUND = 1.03
 
 def run(quick: bool) -> Report:
     """ResNet-20 at 32 pixels, each disease with its own sampler; the bare step has the optimizer too."""
-    batch, steps = (16, 4) if quick else (48, 20)
+    batch, steps = (16, 4) if quick else (32, 20)
     cfg = workload.config(*workload.CIFAR, f"batch_size={batch}", "auc.epochs=1000", "auc.eval_every=1000",
                           "sampler@auc.sampler=two_class")  # fmt: skip
     device = resolve(cfg)

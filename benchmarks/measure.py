@@ -93,8 +93,10 @@ class Rounds:
 
 
 def line_of(ratios: list[float], what: str, bound: float | None = None, **more: Any) -> Line:
-    """The median of ratios with its quartiles."""
-    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    """The median of ratios with its quartiles, if there are several."""
+    if len(ratios) == 1:
+        return Line(what, ratios[0], bound, **more)
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return Line(what, statistics.median(ratios), bound, low, high, len(ratios), **more)
 
 
