@@ -6,7 +6,6 @@ Only commands call this: how a user's own Python process keeps its memory is not
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -28,7 +27,6 @@ def keep_freed() -> None:
 
 def return_freed() -> None:
     """Give back what is free now: the next stage's tensors have other sizes and would leave holes."""
-    gc.collect()
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
