@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from dam.evaluation.auc import roc_auc
-from dam.evaluation.bootstrap import Draws, RankedCases, Replicates, bootstrap_aucs, strata_of
+from dam.evaluation.bootstrap import Draws, RankedCases, Replicates, bootstrap_aucs
 from dam.evaluation.judge import Judgement, judge
 from dam.evaluation.predictions import Units, make_predictions, merge_units
 
@@ -40,13 +40,6 @@ def test_a_chunk_of_many_patients_stays_small() -> None:
     assert weights.nbytes <= 16e6 and weights.sum(axis=0).tolist() == [500_000] * weights.shape[1]
 
 
-def test_stratified_draws_keep_the_number_of_positive_patients() -> None:
-    strata = strata_of(Y, G)
-    assert [s.tolist() for s in strata] == [[0, 1, 2, 3], [4, 5, 6]]
-    weights = np.concatenate(list(Draws(7, 300, 1, strata).weights()), axis=1)
-    assert set(weights[:4].sum(axis=0)) == {4} and set(weights[4:].sum(axis=0)) == {3}
-
-
 def test_draws_that_cannot_be_made_are_errors() -> None:
     for wrong in ((0, 10, 0), (7, 0, 0), (7, 10, -1)):
         with pytest.raises(ValueError, match="a bootstrap needs"):
@@ -56,7 +49,7 @@ def test_draws_that_cannot_be_made_are_errors() -> None:
 # ---------------------------------------------------------------- AUCs of replicates
 
 
-def test_unstratified_vector() -> None:
+def test_vector_of_the_draws() -> None:
     a, b = bootstrap_aucs(RANKED, Draws(7, 2000, 0))
     found, difference = Replicates(a), Replicates(a - b)
     interval = found.interval()
@@ -66,14 +59,6 @@ def test_unstratified_vector() -> None:
     assert (found.se, difference.se) == pytest.approx((0.1729279775, 0.0802047273), abs=1e-10)
     assert (difference.interval().low, difference.interval().high) == pytest.approx((-0.03125, 0.25), abs=1e-12)
     assert difference.p_value() == pytest.approx(0.8878833585, abs=1e-10)
-
-
-def test_stratified_vector() -> None:
-    a, b = bootstrap_aucs(RANKED, Draws(7, 2000, 0, strata_of(Y, G)))
-    assert (Replicates(a).interval().low, Replicates(a).interval().high) == pytest.approx((0.46, 1.0), abs=1e-12)
-    found = Replicates(a - b).interval()
-    assert (found.low, found.high) == pytest.approx((-0.02678571, 0.25), abs=1e-8)
-    assert Replicates(a).dropped == 0 and found.method == "patient bootstrap, 2000 replicates"
 
 
 @settings(max_examples=20)

@@ -152,12 +152,12 @@ def adapt_table(store: ImageStore, table: ImageTable, cfg: DataConfig, notes: Se
     return _check_leakage(store, _without_bad(store, table, cfg), cfg, [*notes, *remarks])
 
 
-def known_digests(folder: Path) -> dict[str, str] | None:
-    """Locator -> digest of the images that the finished store in ``folder`` did not skip; None if it cannot be read."""
+def known_digests(folder: Path) -> dict[str, str]:
+    """Locator -> digest of the images that the finished store in ``folder`` did not skip; none if it cannot be read."""
     try:
         index = _read_index(folder)
     except (OSError, _Damaged):
-        return None
+        return {}
     pairs = zip(index["locators"], index["digests"], strict=True)
     return {name: digest for name, digest in pairs if name not in index.get("skipped", ())}
 

@@ -32,15 +32,14 @@ Codes = NDArray[np.intp]
 class Draws:
     """How patients 0..patients-1 are drawn; the same draws whenever it is asked.
 
-    Replicate r draws ``integers(0, n, n)`` of ``default_rng(seed)`` from each stratum of n patients in turn; without
-    ``strata`` all patients are one. Strata remove replicates with one class, but differ from label to label, so that
-    several labels and the mean need the draw without.
+    Replicate r draws ``integers(0, n, n)`` of ``default_rng(seed)`` from all n patients. Drawing patients with and
+    without positives apart would spare replicates with one class, but differs from label to label, and several labels
+    and the mean need one draw.
     """
 
     patients: int
     replicates: int
     seed: int
-    strata: tuple[Codes, ...] = ()
 
     def __post_init__(self) -> None:
         if self.patients < 1 or self.replicates < 1 or self.seed < 0:
@@ -52,27 +51,14 @@ class Draws:
         size = max(1, min(256, _CHUNK // self.patients))
         for start in range(0, self.replicates, size):
             b = min(size, self.replicates - start)
-            drawn = self._drawn(rng, b) + np.arange(b)[:, None] * self.patients
+            drawn = rng.integers(0, self.patients, (b, self.patients)) + np.arange(b)[:, None] * self.patients
             counts = np.bincount(drawn.ravel(), minlength=b * self.patients)
             yield np.ascontiguousarray(counts.reshape(b, self.patients).T, dtype=np.float64)
-
-    def _drawn(self, rng: np.random.Generator, b: int) -> NDArray[np.int64]:
-        if not self.strata:
-            return rng.integers(0, self.patients, (b, self.patients))
-        rows = [np.concatenate([s[rng.integers(0, len(s), len(s))] for s in self.strata if len(s)]) for _ in range(b)]
-        return np.stack(rows).astype(np.int64)
 
 
 def affordable(replicates: int, cases: int) -> int:
     """How many of the replicates that were asked for are drawn for ``cases`` (over all labels and models)."""
     return min(replicates, max(FEWEST, WORK // max(cases, 1)))
-
-
-def strata_of(targets: ArrayLike, patients: ArrayLike) -> tuple[Codes, Codes]:
-    """The strata of one label: patients (codes) with a positive case, and the rest of those in ``patients`` (N,)."""
-    y, codes = np.asarray(targets, dtype=np.float64), np.asarray(patients, dtype=np.intp)
-    positive = np.flatnonzero(np.bincount(codes[y == 1]))
-    return positive, np.setdiff1d(codes, positive)
 
 
 class RankedCases:

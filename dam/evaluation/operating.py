@@ -86,14 +86,6 @@ class Counts2x2:
         product = self.tp * self.tn - self.fp * self.fn
         return product / math.sqrt(rows * columns) if rows and columns else math.nan
 
-    @property
-    def likelihood_ratios(self) -> tuple[float, float]:
-        """(LR+, LR-): sensitivity / (1 - specificity), (1 - sensitivity) / specificity; NaN or infinite at 0."""
-        return (
-            _ratio(self.sensitivity, 1 - self.specificity),
-            _ratio(1 - self.sensitivity, self.specificity),
-        )
-
 
 def _ratio(part: float, whole: float) -> float:
     if whole:

@@ -198,7 +198,7 @@ def _training_digests(run: LoadedRun) -> set[str] | None:
     theirs = anonymize.of_run(run.path)
     for base in dict.fromkeys([*stores, default_store_dir()]):
         for folder in sorted(base.glob(f"images-{run.config.image_size}-*")):
-            kept = known_digests(folder) or {}
+            kept = known_digests(folder)
             if hashlib.sha256("\n".join(kept.values()).encode()).hexdigest() == facts.get("pixels_sha256"):
                 return {digest for name, digest in kept.items() if (theirs.name(name) if theirs else name) in used}
     return None
